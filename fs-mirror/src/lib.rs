@@ -1,0 +1,8 @@
+//! A file system that applies every change on two servers before the application is answered.
+//!
+//! `fs` is the file system over the real directory (no FUSE in it), `fuse` translates kernel requests, `replication`
+//! ships changes to the secondary and applies them there, `resync` brings a copy up to date while the application runs.
+//! This crate knows nothing of Raft: the node tells it the epoch, whether the peer is in the in-sync set, and until when
+//! it may serve ([`Gate`]).
+
+pub mod replication;

@@ -1,0 +1,54 @@
+//! What the file system asks of the replication: ship a change, then answer the request when every copy has it.
+
+use super::change::Change;
+
+/// Position of a shipped change in its session, or that nothing was shipped because no session is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ticket {
+    /// No secondary is attached: local success is all there is.
+    NotShipped,
+    /// Shipped as number `seq` of session `session`.
+    Shipped {
+        /// The session.
+        session: u64,
+        /// Number in the session, from 1.
+        seq: u64,
+    },
+}
+
+/// How a request ends once replication has decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Every copy that must have the change has it: answer success.
+    Acknowledged,
+    /// This server may not act as primary any more: answer EIO, never success.
+    Fenced,
+}
+
+/// A request of the application that waits for the other copy.
+pub trait Completion: Send + 'static {
+    /// Answers the request. Called once, from any thread, with no lock of ours held.
+    fn finish(self, verdict: Verdict);
+}
+
+/// The primary's door to replication. One implementation, `Replicator`; the trait lets `fs` be tested alone.
+pub trait Shipping<C: Completion>: Send + Sync + 'static {
+    /// The running session; 0 when none. An object is bound when it was bound in *this* session.
+    fn session(&self) -> u64;
+
+    /// Waits until `bytes` more fit into what may be in flight (`IN_FLIGHT_BYTES_MAX`), or the session is gone.
+    /// Called before the locks of an operation are taken, never with one held.
+    fn reserve(&self, bytes: usize);
+
+    /// Appends `change` to the session's order. Called with the lock that orders the change held; copies, never blocks.
+    /// The objects it names must be bound in the running session.
+    fn ship(&self, change: &Change<'_>) -> Ticket;
+
+    /// Sends what was shipped and answers the request when every copy that must have the change has it: at once when
+    /// the record names no other copy, else after the secondary's acknowledgement or a committed change of the record.
+    /// Called once per request, after all locks are released. Several changes of one request: the last ticket.
+    fn complete(&self, ticket: Ticket, completion: C);
+
+    /// Sends what was shipped without a request to answer (resync, times, forget).
+    fn flush(&self);
+}
