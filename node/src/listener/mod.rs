@@ -1,0 +1,1 @@
+//! The common port and the control socket.

@@ -1,0 +1,1 @@
+//! Who a server is: identity, certificates, join tokens, TLS.
