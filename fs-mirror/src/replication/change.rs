@@ -185,6 +185,17 @@ pub enum Change<'a> {
         /// The object.
         file: FileId,
     },
+    /// Names an object that both copies already have under this name; changes nothing. Only in a session that began
+    /// in sync (`Shipping::binds_on_use`): after a switchover the copies are identical, so nothing is listed or hashed
+    /// and each object is bound, parents first, under the namespace lock, when a change first concerns it.
+    Bind {
+        /// The directory, bound before.
+        parent: FileId,
+        /// The name.
+        name: &'a [u8],
+        /// Name of the object on the wire from now on.
+        file: FileId,
+    },
     /// Resync: the listing of a directory starts. The namespace order is held until its `DirectoryEnd`.
     DirectoryBegin {
         /// The directory, bound before.

@@ -36,6 +36,12 @@ pub trait Shipping<C: Completion>: Send + Sync + 'static {
     /// The running session; 0 when none. An object is bound when it was bound in *this* session.
     fn session(&self) -> u64;
 
+    /// The running session began with identical copies (the first session after a switchover, `Hello::in_sync`): there
+    /// is no resync, and an object that is not bound yet must be bound with `Change::Bind` (its unbound ancestors first,
+    /// under the namespace lock) before a change of it is shipped. False in a session that resynchronises: there, an
+    /// unbound object ships nothing because the resync has yet to list it.
+    fn binds_on_use(&self) -> bool;
+
     /// Waits until `bytes` more fit into what may be in flight (`IN_FLIGHT_BYTES_MAX`), or the session is gone.
     /// Called before the locks of an operation are taken, never with one held.
     fn reserve(&self, bytes: usize);
