@@ -6,3 +6,4 @@
 //! it may serve ([`Gate`]).
 
 pub mod replication;
+pub mod resync;

@@ -42,13 +42,20 @@ pub trait Shipping<C: Completion>: Send + Sync + 'static {
     /// unbound object ships nothing because the resync has yet to list it.
     fn binds_on_use(&self) -> bool;
 
-    /// Waits until `bytes` more fit into what may be in flight (`IN_FLIGHT_BYTES_MAX`), or the session is gone.
-    /// Called before the locks of an operation are taken, never with one held.
+    /// Lets one changing request in: waits until `bytes` more fit into what may be in flight
+    /// (`IN_FLIGHT_BYTES_MAX`), or the session is gone. Called by every request that changes something, with no lock
+    /// held and before anything is changed, whether a session runs or not: a primary that started with an in-sync peer
+    /// holds requests here until its first session has begun or the record dropped the peer, so that a session that
+    /// begins in sync really finds identical copies.
     fn reserve(&self, bytes: usize);
 
-    /// Appends `change` to the session's order. Called with the lock that orders the change held; copies, never blocks.
-    /// The objects it names must be bound in the running session.
-    fn ship(&self, change: &Change<'_>) -> Ticket;
+    /// Appends `change` to the order of `session`; `NotShipped` when that is not the running session (any more), so a
+    /// `FileId` of one session never travels in another. Called with the lock that orders the change held; copies,
+    /// never blocks. The objects it names must be bound in `session`.
+    fn ship(&self, session: u64, change: &Change<'_>) -> Ticket;
+
+    /// Ends `session`, if it still runs: the file system changed something that it cannot name to the secondary.
+    fn abandon(&self, session: u64, reason: &'static str);
 
     /// Sends what was shipped and answers the request when every copy that must have the change has it: at once when
     /// the record names no other copy, else after the secondary's acknowledgement or a committed change of the record.
