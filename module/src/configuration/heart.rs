@@ -1,0 +1,158 @@
+//! `<heart>`: the LANs over which the servers of a module hear each other.
+//!
+//! In Sidekick servers hear each other once, for all modules; what a module asks for here is checked and shown.
+
+use super::reading::{Reading, not_yet};
+use crate::error::{ConfigError, Problem};
+use crate::xml::Element;
+use serde::Serialize;
+use std::time::Duration;
+
+/// `<heart>`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Heart {
+    /// Loss detection that the module asks for; the lease of the cluster decides.
+    pub timeout: Option<Duration>,
+    /// One per LAN, in the order of the file.
+    pub heartbeats: Vec<Heartbeat>,
+}
+
+/// `<heartbeat>`: one LAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Heartbeat {
+    /// Name of the LAN.
+    pub lan: String,
+    /// Name of its resource.
+    pub ident: String,
+    /// Replication prefers this LAN.
+    pub is_flow: bool,
+}
+
+/// Most heartbeats: one per LAN of the cluster.
+const HEARTBEATS_MAX: usize = 8;
+
+const LEASE_DECIDES: &str =
+    "the lease of the cluster decides (1.5 s, see skcli cluster init --lease)";
+
+impl Heart {
+    pub(super) fn read(element: &Element, reading: &mut Reading) -> Result<Heart, ConfigError> {
+        reading.attributes(element, &["port", "pulse", "timeout", "permanent_arp"])?;
+        reading.children(element, &["heartbeat"], &[])?;
+        let timeout = read_times(element, reading)?;
+        if let Some(port) = reading.value(element, "port")? {
+            port.number(1..=65535)?;
+            reading.without_effect(element, "port", "all traffic between servers uses one port");
+        }
+        if let Some(arp) = reading.value(element, "permanent_arp")? {
+            arp.on_off()?;
+            reading.without_effect(element, "permanent_arp", "no static ARP entries are needed");
+        }
+        let mut heart = Heart {
+            timeout,
+            heartbeats: Vec::new(),
+        };
+        let mut seen: Vec<(String, u32)> = Vec::new();
+        for beat in reading.all(element, "heartbeat") {
+            if seen.len() == HEARTBEATS_MAX {
+                let limit = HEARTBEATS_MAX.to_string();
+                let problem = Problem::Limit {
+                    what: "the number of heartbeats",
+                    limit,
+                };
+                return Err(ConfigError {
+                    at: beat.at,
+                    problem,
+                });
+            }
+            let heartbeat = Heartbeat::read(beat, reading)?;
+            if let Some((name, first_line)) = seen.iter().find(|(name, _)| *name == heartbeat.ident)
+            {
+                let problem = Problem::Duplicate {
+                    what: "heartbeat ident",
+                    name: name.clone(),
+                    first_line: *first_line,
+                };
+                return Err(ConfigError {
+                    at: beat.at,
+                    problem,
+                });
+            }
+            seen.push((heartbeat.ident.clone(), beat.at.line));
+            heart.heartbeats.push(heartbeat);
+        }
+        Ok(heart)
+    }
+}
+
+impl Heartbeat {
+    fn read(element: &Element, reading: &mut Reading) -> Result<Heartbeat, ConfigError> {
+        reading.attributes(element, &["name", "ident", "pulse", "timeout"])?;
+        let named_hosts = [(
+            "node",
+            "servers and their addresses are those of the cluster (skcli cluster state)",
+        )];
+        reading.children(element, &[], &named_hosts)?;
+        read_times(element, reading)?;
+        let name = reading.needed(element, "name")?;
+        check_name(&name)?;
+        let ident = match reading.value(element, "ident")? {
+            Some(ident) => {
+                check_name(&ident)?;
+                ident.text
+            }
+            None => name.text.clone(),
+        };
+        if ident == "flow" {
+            reading.notice(
+                element.at,
+                "replication uses the first LAN that works; \"flow\" is only a name for now",
+            );
+        }
+        if name.text.contains('.') {
+            // An address instead of a LAN name: the oldest form of the language.
+            return Err(not_yet(
+                name.at,
+                format!("name=\"{}\" of <heartbeat>", name.text),
+                "name a LAN, not an address",
+            ));
+        }
+        let is_flow = ident == "flow";
+        Ok(Heartbeat {
+            lan: name.text,
+            ident,
+            is_flow,
+        })
+    }
+}
+
+fn check_name(value: &super::value::Value) -> Result<(), ConfigError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    let is_name = !value.text.is_empty() && value.text.len() <= 32 && value.text.bytes().all(fits);
+    if is_name {
+        Ok(())
+    } else {
+        Err(value.wrong("a name of at most 32 letters, digits, _, - and ."))
+    }
+}
+
+/// `pulse` and `timeout`, of `<heart>` or of one heartbeat.
+fn read_times(element: &Element, reading: &mut Reading) -> Result<Option<Duration>, ConfigError> {
+    let pulse = reading
+        .value(element, "pulse")?
+        .map(|value| value.duration("ms"))
+        .transpose()?;
+    let timeout = reading.value(element, "timeout")?;
+    let read = timeout
+        .as_ref()
+        .map(|value| value.duration("ms"))
+        .transpose()?;
+    if let (Some(pulse), Some(timeout), Some(value)) = (pulse, read, &timeout)
+        && timeout <= pulse
+    {
+        return Err(value.wrong("a timeout longer than the pulse"));
+    }
+    for name in ["pulse", "timeout"] {
+        reading.without_effect(element, name, LEASE_DECIDES);
+    }
+    Ok(read)
+}
