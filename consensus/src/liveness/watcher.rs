@@ -1,0 +1,471 @@
+//! A voter's opinion on who is alive.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::state::{ClusterState, Command, Incarnation, MemberName, Round, ServerId};
+
+use super::time::{BootTime, Timing};
+
+/// Shortest time between two proposals of one opinion about one member. A proposal may be lost or wait for a leader,
+/// so it is repeated; applying it twice is harmless.
+pub const REPROPOSE_NS: u64 = 200_000_000;
+
+/// A sign of life, as it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Who sent it.
+    pub from: ServerId,
+    /// Which run of it.
+    pub incarnation: Incarnation,
+    /// When it was sent, on the sender's clock: it orders the heartbeats of one run and is echoed in the answer.
+    pub sent: BootTime,
+    /// The last log index the sender has applied.
+    pub applied: u64,
+    /// The LAN it came over.
+    pub lan: usize,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The sender may count this voter towards its lease.
+    Grant,
+    /// It may not.
+    NoGrant(NoGrant),
+}
+
+impl Verdict {
+    /// The sender may count this voter towards its lease.
+    #[must_use]
+    pub fn is_grant(self) -> bool {
+        match self {
+            Self::Grant => true,
+            Self::NoGrant(_) => false,
+        }
+    }
+}
+
+/// Why a heartbeat was answered without a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoGrant {
+    /// This voter has not applied its own start: a declaration of its former run may still be on its way.
+    OwnStartNotApplied,
+    /// The sender is no member, as far as this voter has applied.
+    NotMember,
+    /// The sender's start is not committed, or not applied here.
+    RunNotKnown,
+    /// The sender's run is over: a newer one is known.
+    RunOver,
+    /// A newer heartbeat of the same run has arrived.
+    Old,
+    /// This voter has declared the sender, and has not applied its withdrawal.
+    Declared,
+    /// The sender has not applied the entry that may have taken a role from it.
+    Behind,
+}
+
+/// What the voter wants to say to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A member is silent.
+    ProposeDeclare {
+        /// Who.
+        server: ServerId,
+        /// Which run.
+        incarnation: Incarnation,
+        /// The opinion this is.
+        round: Round,
+        /// What was seen.
+        evidence: String,
+    },
+    /// A member is heard again.
+    ProposeWithdraw {
+        /// Who.
+        server: ServerId,
+        /// The opinion that ends.
+        round: Round,
+        /// What was seen.
+        evidence: String,
+    },
+}
+
+impl Action {
+    /// The command to propose, and the evidence for it.
+    #[must_use]
+    pub fn into_command(self, voter: ServerId) -> (Command, String) {
+        match self {
+            Self::ProposeDeclare {
+                server,
+                incarnation,
+                round,
+                evidence,
+            } => (
+                Command::Declare {
+                    voter,
+                    round,
+                    server,
+                    incarnation,
+                    evidence: evidence.clone(),
+                },
+                evidence,
+            ),
+            Self::ProposeWithdraw {
+                server,
+                round,
+                evidence,
+            } => (
+                Command::Withdraw {
+                    voter,
+                    round,
+                    server,
+                },
+                evidence,
+            ),
+        }
+    }
+}
+
+/// What one voter knows of the others' being alive.
+///
+/// After it has *proposed* a declaration it grants that member nothing until it has applied its withdrawal: the
+/// proposal may be committed at any time. A restarted voter finds its declarations in the applied state.
+#[derive(Debug, Clone)]
+pub struct Watcher {
+    timing: Timing,
+    me: ServerId,
+    incarnation: Incarnation,
+    /// The cluster has applied the start of this very run.
+    is_known: bool,
+    is_voter: bool,
+    my_name: Option<MemberName>,
+    last_look: BootTime,
+    watched: BTreeMap<ServerId, Watched>,
+}
+
+/// One member, as this voter sees it.
+#[derive(Debug, Clone)]
+struct Watched {
+    name: MemberName,
+    /// Its run and its last role change, as applied here.
+    run: Incarnation,
+    role_change_index: u64,
+    /// From when on its silence counts.
+    since: BootTime,
+    /// The newest heartbeat.
+    newest: Option<Newest>,
+    /// Per LAN the time of the last one, for evidence.
+    lans: BTreeMap<usize, BootTime>,
+    /// A newer run is heard, and since when.
+    unannounced: Option<(Incarnation, BootTime)>,
+    opinion: Opinion,
+    /// The highest round used so far.
+    round: Round,
+    proposed: Option<BootTime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    incarnation: Incarnation,
+    sent: BootTime,
+    received: BootTime,
+}
+
+/// ```text
+///            silent for longer than a lease
+///   Alive ------------------------------------> Declared(round)
+///     ^      (or: found declared after a start)      |
+///     +----------------------------------------------+
+///       withdrawal applied, or a newer run applied
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opinion {
+    Alive,
+    Declared(Round),
+}
+
+impl Watcher {
+    /// A voter that just started: everyone counts as heard now.
+    #[must_use]
+    pub fn new(timing: Timing, me: ServerId, incarnation: Incarnation, now: BootTime) -> Self {
+        Self {
+            timing,
+            me,
+            incarnation,
+            is_known: false,
+            is_voter: false,
+            my_name: None,
+            last_look: now,
+            watched: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over what was applied. To be called after every entry that was applied, before the next heartbeat is
+    /// answered or the next look is taken.
+    pub fn on_applied(&mut self, state: &ClusterState, now: BootTime) {
+        self.is_known = state.knows_run(self.me, self.incarnation);
+        self.is_voter = state.voters().contains(&self.me);
+        self.my_name = state.members.get(&self.me).map(|m| m.name.clone());
+        self.watched
+            .retain(|server, _| state.members.contains_key(server));
+        let first_round = Round {
+            incarnation: self.incarnation,
+            number: 0,
+        };
+        for (server, member) in state
+            .members
+            .iter()
+            .filter(|(server, _)| **server != self.me)
+        {
+            let watched = self.watched.entry(*server).or_insert_with(|| Watched {
+                name: member.name.clone(),
+                run: member.incarnation,
+                role_change_index: 0,
+                since: now,
+                newest: None,
+                lans: BTreeMap::new(),
+                unannounced: None,
+                opinion: Opinion::Alive,
+                round: first_round,
+                proposed: None,
+            });
+            watched.name = member.name.clone();
+            watched.role_change_index = state.role_change_index.get(server).copied().unwrap_or(0);
+            watched.on_run_applied(member.incarnation, now);
+            let of_me = |by_voter: &BTreeMap<ServerId, Round>| by_voter.get(&self.me).copied();
+            let withdrawn = state.withdrawals.get(server).and_then(of_me);
+            let declared = state
+                .declarations
+                .get(server)
+                .and_then(|by_voter| by_voter.get(&self.me));
+            watched.on_opinion_applied(declared.map(|d| (d.incarnation, d.round)), withdrawn);
+        }
+    }
+
+    /// A heartbeat arrived. The answer must echo `sent`.
+    pub fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: BootTime) -> Verdict {
+        let Some(watched) = self.watched.get_mut(&heartbeat.from) else {
+            return Verdict::NoGrant(NoGrant::NotMember);
+        };
+        if let Err(refused) = watched.on_heartbeat(heartbeat, now) {
+            return Verdict::NoGrant(refused);
+        }
+        if !self.is_known {
+            return Verdict::NoGrant(NoGrant::OwnStartNotApplied);
+        }
+        watched.verdict(heartbeat)
+    }
+
+    /// Looks at who is silent. To be called at least every heartbeat.
+    pub fn on_tick(&mut self, now: BootTime) -> Vec<Action> {
+        let was_frozen = now.ns_since(self.last_look) > self.timing.frozen_after_ns();
+        self.last_look = now;
+        if was_frozen {
+            // What arrived while this daemon slept is still unread: count everyone as heard, as after a start.
+            for watched in self.watched.values_mut() {
+                watched.since = now;
+            }
+        }
+        // A declaration by an unknown run or without a vote would be refused anyway.
+        let (true, true, Some(my_name)) = (self.is_known, self.is_voter, &self.my_name) else {
+            return Vec::new();
+        };
+        let timing = self.timing;
+        let look = |(server, watched): (&ServerId, &mut Watched)| {
+            watched.look(*server, my_name, timing, now)
+        };
+        self.watched.iter_mut().filter_map(look).collect()
+    }
+
+    /// When `server` was heard last, on each LAN it was heard on.
+    pub fn heard(&self, server: ServerId) -> impl Iterator<Item = (usize, BootTime)> + '_ {
+        self.watched
+            .get(&server)
+            .into_iter()
+            .flat_map(|w| w.lans.iter().map(|(lan, at)| (*lan, *at)))
+    }
+}
+
+impl Watched {
+    fn on_run_applied(&mut self, run: Incarnation, now: BootTime) {
+        if run == self.run {
+            return;
+        }
+        self.run = run;
+        self.since = now;
+        self.unannounced = None;
+        // The start of a new run ends every declaration of the old one, also those on their way.
+        self.opinion = Opinion::Alive;
+        self.proposed = None;
+    }
+
+    fn on_opinion_applied(
+        &mut self,
+        declared: Option<(Incarnation, Round)>,
+        withdrawn: Option<Round>,
+    ) {
+        if let Some(withdrawn) = withdrawn {
+            self.round = self.round.max(withdrawn);
+            if self.opinion == Opinion::Declared(withdrawn) {
+                self.opinion = Opinion::Alive;
+                self.proposed = None;
+            }
+        }
+        if let Some((run, round)) = declared.filter(|(run, _)| *run == self.run) {
+            debug_assert_eq!(run, self.run);
+            self.round = self.round.max(round);
+            if self.opinion == Opinion::Alive {
+                self.opinion = Opinion::Declared(self.round);
+                self.proposed = None;
+            }
+        }
+    }
+
+    fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: BootTime) -> Result<(), NoGrant> {
+        let order = (heartbeat.incarnation, heartbeat.sent);
+        if heartbeat.incarnation < self.run {
+            return Err(NoGrant::RunOver);
+        }
+        if self
+            .newest
+            .is_some_and(|newest| order < (newest.incarnation, newest.sent))
+        {
+            return Err(NoGrant::Old);
+        }
+        self.newest = Some(Newest {
+            incarnation: heartbeat.incarnation,
+            sent: heartbeat.sent,
+            received: now,
+        });
+        self.lans.insert(heartbeat.lan, now);
+        if heartbeat.incarnation > self.run
+            && self
+                .unannounced
+                .is_none_or(|(run, _)| run != heartbeat.incarnation)
+        {
+            self.unannounced = Some((heartbeat.incarnation, now));
+        }
+        Ok(())
+    }
+
+    fn verdict(&self, heartbeat: &Heartbeat) -> Verdict {
+        if heartbeat.incarnation > self.run {
+            Verdict::NoGrant(NoGrant::RunNotKnown)
+        } else if self.opinion != Opinion::Alive {
+            Verdict::NoGrant(NoGrant::Declared)
+        } else if heartbeat.applied < self.role_change_index {
+            Verdict::NoGrant(NoGrant::Behind)
+        } else {
+            Verdict::Grant
+        }
+    }
+
+    /// When its silence began.
+    fn silent_since(&self, timing: Timing, now: BootTime) -> BootTime {
+        let heard = self
+            .newest
+            .map_or(self.since, |newest| newest.received.max(self.since));
+        match self.unannounced {
+            Some((_, first)) if now.ns_since(first) > timing.announce_after_ns() => {
+                self.since.max(first)
+            }
+            Some(_) | None => heard,
+        }
+    }
+
+    fn look(
+        &mut self,
+        server: ServerId,
+        my_name: &MemberName,
+        timing: Timing,
+        now: BootTime,
+    ) -> Option<Action> {
+        let silent_ns = now.ns_since(self.silent_since(timing, now));
+        let is_silent = silent_ns > timing.declare_after_ns();
+        if let (true, Opinion::Alive) = (is_silent, self.opinion) {
+            self.round.number = self.round.number.saturating_add(1);
+            self.opinion = Opinion::Declared(self.round);
+            self.proposed = None;
+        }
+        let Opinion::Declared(round) = self.opinion else {
+            return None;
+        };
+        if self
+            .proposed
+            .is_some_and(|proposed| now.ns_since(proposed) < REPROPOSE_NS)
+        {
+            return None;
+        }
+        self.proposed = Some(now);
+        let evidence = Evidence {
+            watched: self,
+            my_name,
+            silent_ns,
+            is_silent,
+            now,
+        }
+        .to_string();
+        Some(if is_silent {
+            Action::ProposeDeclare {
+                server,
+                incarnation: self.run,
+                round,
+                evidence,
+            }
+        } else {
+            Action::ProposeWithdraw {
+                server,
+                round,
+                evidence,
+            }
+        })
+    }
+}
+
+/// What a voter saw, as a sentence.
+struct Evidence<'a> {
+    watched: &'a Watched,
+    my_name: &'a MemberName,
+    silent_ns: u64,
+    is_silent: bool,
+    now: BootTime,
+}
+
+impl fmt::Display for Evidence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let (server, voter) = (&self.watched.name, self.my_name);
+        if !self.is_silent {
+            let lan = self
+                .watched
+                .lans
+                .iter()
+                .max_by_key(|(_, at)| **at)
+                .map_or(0, |(lan, _)| *lan);
+            return write!(f, "{server} heard again by {voter} on LAN {lan}");
+        }
+        if let Some((run, first)) = self.watched.unannounced {
+            let since = seconds(self.now.ns_since(first));
+            return write!(
+                f,
+                "{voter} hears run {run} of {server} for {since:.1} s, but its start is not committed"
+            );
+        }
+        write!(
+            f,
+            "{server} not heard by {voter} for {:.1} s on any LAN",
+            seconds(self.silent_ns)
+        )?;
+        if self.watched.lans.is_empty() {
+            return write!(f, "; never heard since {voter} watches it");
+        }
+        for (lan, at) in &self.watched.lans {
+            write!(
+                f,
+                "; last on LAN {lan} {:.1} s ago",
+                seconds(self.now.ns_since(*at))
+            )?;
+        }
+        Ok(())
+    }
+}

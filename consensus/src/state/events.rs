@@ -1,0 +1,323 @@
+//! The history of the cluster: what happened, said as facts, with who caused it and what was seen.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::StepDownReason;
+use super::ids::{Epoch, EventId, Incarnation, MemberName, ModuleName, Who, listed};
+use super::members::MemberKind;
+use super::mirror::Wanted;
+
+/// Events kept; the oldest goes when one more comes.
+pub const EVENTS_MAX: usize = 1000;
+/// Longest evidence or author kept, in characters; the rest is cut.
+pub const EVIDENCE_MAX: usize = 1000;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number.
+    pub id: EventId,
+    /// The author's wall clock.
+    pub at_unix_ms: u64,
+    /// The module it concerns.
+    pub module: Option<ModuleName>,
+    /// The module's epoch from this event on.
+    pub epoch: Option<Epoch>,
+    /// What happened.
+    pub kind: EventKind,
+    /// Who proposed the command it came from.
+    pub author: String,
+    /// What the author saw.
+    pub evidence: String,
+    /// The event that led to it.
+    pub cause: Option<EventId>,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.module, self.epoch) {
+            (Some(module), Some(epoch)) => write!(f, "{module}: {} (epoch {epoch})", self.kind),
+            (Some(module), None) => write!(f, "{module}: {}", self.kind),
+            (None, _) => write!(f, "{}", self.kind),
+        }
+    }
+}
+
+/// What happened, as facts. `Display` gives the sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// The cluster exists.
+    ClusterCreated {
+        /// Its name.
+        name: MemberName,
+    },
+    /// A join token was made.
+    TokenCreated {
+        /// What it lets in.
+        kind: MemberKind,
+    },
+    /// A member joined.
+    MemberAdded {
+        /// Who.
+        member: Who,
+        /// Server or witness.
+        kind: MemberKind,
+    },
+    /// A member left for good.
+    MemberRemoved {
+        /// Who.
+        member: Who,
+    },
+    /// A member has a new certificate.
+    CertificateChanged {
+        /// Whose.
+        member: Who,
+    },
+    /// A member's daemon started.
+    ServerStarted {
+        /// Who.
+        server: Who,
+        /// The new run.
+        incarnation: Incarnation,
+    },
+    /// One voter no longer hears a member.
+    Declared {
+        /// The voter.
+        voter: Who,
+        /// Who is silent.
+        server: Who,
+    },
+    /// One voter hears a member again.
+    Withdrawn {
+        /// The voter.
+        voter: Who,
+        /// Who is heard.
+        server: Who,
+    },
+    /// A majority of the voters no longer hears a member: it counts as down.
+    ServerDown {
+        /// Who.
+        server: Who,
+        /// Who declared it.
+        declared_by: Vec<Who>,
+        /// How many vote.
+        voters: usize,
+    },
+    /// No majority declares the member any more.
+    ServerUp {
+        /// Who.
+        server: Who,
+    },
+    /// A module was installed.
+    ModuleInstalled {
+        /// Where.
+        servers: [Who; 2],
+    },
+    /// A module has a new configuration.
+    ModuleReconfigured {
+        /// Both copies were whole, of directories that are not the replicated ones any more: the next start is a
+        /// first start.
+        first_start_again: bool,
+    },
+    /// A module was forgotten.
+    ModuleUninstalled,
+    /// People want something else of a module on a server.
+    WantedChanged {
+        /// Where.
+        server: Who,
+        /// What.
+        wanted: Wanted,
+    },
+    /// A person said whose copy leads.
+    PrimaryClaimed {
+        /// Who leads.
+        server: Who,
+    },
+    /// The primary goes on without the other copy.
+    SecondaryDropped {
+        /// Who leads.
+        primary: Who,
+        /// Whose copy is no longer counted on.
+        server: Who,
+    },
+    /// The secondary was stopped, so its copy will fall behind.
+    SecondaryStopped {
+        /// Who leads.
+        primary: Who,
+        /// Who was stopped.
+        server: Who,
+    },
+    /// The secondary started anew and had received writes that were not on its disk (R16).
+    SecondaryForgot {
+        /// Whose copy is no longer counted on.
+        server: Who,
+        /// Whose copy is.
+        holder: Who,
+    },
+    /// Both copies are whole again.
+    SecondaryAdded {
+        /// Who leads.
+        primary: Who,
+        /// Whose copy is whole again.
+        server: Who,
+    },
+    /// The roles were exchanged as planned.
+    SwitchedOver {
+        /// Who led.
+        from: Who,
+        /// Who leads.
+        to: Who,
+    },
+    /// The primary stepped down.
+    SteppedDown {
+        /// Who led.
+        server: Who,
+        /// Why.
+        reason: StepDownReason,
+        /// Who leads now.
+        next: Option<Who>,
+    },
+    /// The primary is down; the other took over.
+    FailedOver {
+        /// Who led.
+        from: Who,
+        /// Who leads.
+        to: Who,
+    },
+    /// The primary started anew; the other, which has everything, took over.
+    HandedOver {
+        /// Who led, before its daemon ended.
+        from: Who,
+        /// Who leads.
+        to: Who,
+    },
+    /// The primary is down and nobody may take over.
+    NoSuccessor {
+        /// Who led.
+        primary: Who,
+        /// Whose copies are whole: for these the module waits.
+        holders: Vec<Who>,
+    },
+    /// The primary started anew and leads on: no other copy may.
+    PrimaryResumed {
+        /// Who leads.
+        server: Who,
+    },
+    /// Nobody led; a server whose copy is whole took over.
+    TookOver {
+        /// Who leads.
+        server: Who,
+    },
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClusterCreated { name } => write!(f, "cluster {name} created"),
+            Self::TokenCreated { kind } => write!(f, "token created for one {kind}"),
+            Self::MemberAdded { member, kind } => write!(f, "{kind} {member} joined the cluster"),
+            Self::MemberRemoved { member } => write!(f, "{member} left the cluster for good"),
+            Self::CertificateChanged { member } => write!(f, "{member} has a new certificate"),
+            Self::ServerStarted {
+                server,
+                incarnation,
+            } => write!(f, "daemon of {server} started (run {incarnation})"),
+            Self::Declared { voter, server } => write!(f, "{voter} no longer hears {server}"),
+            Self::Withdrawn { voter, server } => write!(f, "{voter} hears {server} again"),
+            Self::ServerDown {
+                server,
+                declared_by,
+                voters,
+            } => write!(
+                f,
+                "{server} counts as down: declared by {}, {} of {voters} votes",
+                listed(declared_by),
+                declared_by.len()
+            ),
+            Self::ServerUp { server } => write!(f, "{server} counts as up again"),
+            Self::ModuleInstalled { servers: [a, b] } => write!(f, "installed on {a} and {b}"),
+            Self::ModuleReconfigured {
+                first_start_again: false,
+            } => write!(f, "configuration changed"),
+            Self::ModuleReconfigured {
+                first_start_again: true,
+            } => {
+                write!(
+                    f,
+                    "configuration and directories changed; the next start needs `prim`, as the first one did"
+                )
+            }
+            Self::ModuleUninstalled => write!(f, "uninstalled; its files are untouched"),
+            Self::WantedChanged { server, wanted } => write!(f, "shall be {wanted} on {server}"),
+            Self::PrimaryClaimed { server } => {
+                write!(f, "{server} is primary by an operator's word")
+            }
+            Self::SecondaryDropped { primary, server } => {
+                write!(
+                    f,
+                    "{primary} goes on alone: the copy on {server} is out of date from now on"
+                )
+            }
+            Self::SecondaryStopped { primary, server } => {
+                write!(
+                    f,
+                    "stopped on {server}: {primary} goes on alone, the copy on {server} is out of date from now on"
+                )
+            }
+            Self::SecondaryForgot { server, holder } => write!(
+                f,
+                "{server} started anew and may have lost writes it had only received: only the copy on {holder} is whole"
+            ),
+            Self::SecondaryAdded { primary, server } => {
+                write!(
+                    f,
+                    "{server} is up to date: every write is now on {primary} and {server}"
+                )
+            }
+            Self::SwitchedOver { from, to } => {
+                write!(f, "planned switchover: {to} is primary, {from} secondary")
+            }
+            Self::SteppedDown {
+                server,
+                reason,
+                next: Some(next),
+            } => {
+                write!(
+                    f,
+                    "{next} is primary: {server} stepped down because {reason}"
+                )
+            }
+            Self::SteppedDown {
+                server,
+                reason,
+                next: None,
+            } => {
+                write!(f, "no primary: {server} stepped down because {reason}")
+            }
+            Self::FailedOver { from, to } => write!(
+                f,
+                "{to} took over: {from}, which was primary, counts as down"
+            ),
+            Self::HandedOver { from, to } => write!(
+                f,
+                "{to} took over: the daemon of {from}, which was primary, had ended"
+            ),
+            Self::NoSuccessor { primary, holders } => write!(
+                f,
+                "nobody may take over from {primary}: every acknowledged write is on {} only",
+                listed(holders)
+            ),
+            Self::PrimaryResumed { server } => {
+                write!(
+                    f,
+                    "{server} stays primary after a new start: no other server may lead"
+                )
+            }
+            Self::TookOver { server } => {
+                write!(f, "{server} is primary: nobody led and its copy is whole")
+            }
+        }
+    }
+}
