@@ -148,7 +148,8 @@ fn content(
 
 fn is_directory(file: &ZipFile<'_, Cursor<&[u8]>>) -> Result<bool, EntryProblem> {
     let named_directory = file.name_raw().ends_with(b"/");
-    let mode = file.unix_mode().unwrap_or(0);
+    // The raw bits, whatever system the archive claims to come from: the zip crate tidies its answer.
+    let mode = file.external_attributes() >> 16;
     if mode & SPECIAL_BITS != 0 {
         return Err(EntryProblem::SpecialBits);
     }
