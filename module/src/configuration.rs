@@ -22,6 +22,7 @@ use crate::notice::Notice;
 use crate::xml::{self, Element};
 use reading::Reading;
 use serde::Serialize;
+use std::net::IpAddr;
 
 /// Sections of `<service>` that Sidekick does not do yet, with the reason told.
 const LATER_SECTIONS: &[(&str, &str)] = &[
@@ -71,6 +72,15 @@ impl Configuration {
         let service = reading.required(&root, "service")?;
         let configuration = Configuration::read(service, &mut reading)?;
         Ok((configuration, reading.notices()))
+    }
+
+    /// The virtual addresses alone.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.virtual_addresses
+            .iter()
+            .map(|virtual_address| virtual_address.addr)
+            .collect()
     }
 
     fn read(element: &Element, reading: &mut Reading) -> Result<Configuration, ConfigError> {

@@ -25,5 +25,5 @@ pub use configuration::{
 };
 pub use error::{ConfigError, Malformed, Problem};
 pub use notice::Notice;
-pub use package::{EntryProblem, Hash, PACKAGE_BYTES_MAX, Package, PackageError};
+pub use package::{EntryProblem, PACKAGE_BYTES_MAX, Package, PackageError};
 pub use position::Position;

@@ -8,11 +8,9 @@ mod archive;
 mod entry;
 mod error;
 mod extract;
-mod hash;
 mod pack;
 
 pub use error::{EntryProblem, PackageError};
-pub use hash::Hash;
 
 use crate::configuration::Configuration;
 use crate::notice::Notice;
@@ -31,7 +29,7 @@ pub struct Package {
     entries: Vec<Entry>,
     configuration: Configuration,
     notices: Vec<Notice>,
-    hash: Hash,
+    hash: [u8; 32],
 }
 
 impl Package {
@@ -60,7 +58,7 @@ impl Package {
         Ok(Package {
             configuration,
             notices,
-            hash: Hash::of(bytes),
+            hash: *blake3::hash(bytes).as_bytes(),
             entries,
         })
     }
@@ -79,7 +77,7 @@ impl Package {
 
     /// The name of this package: the BLAKE3 hash of its bytes.
     #[must_use]
-    pub fn hash(&self) -> Hash {
+    pub fn hash(&self) -> [u8; 32] {
         self.hash
     }
 

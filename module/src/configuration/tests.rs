@@ -1,6 +1,5 @@
 //! Goal: every bad input is a clear error at the right place, every good one means what it says.
 //! Method: tables of texts with the exact message, and random input that must never panic.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{AckMode, Configuration, Mode, VirtualAddress};
 use proptest::prelude::*;
