@@ -1,1 +1,298 @@
+//! Virtual addresses against the real kernel, in network namespaces.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::shell::announce::ANNOUNCE_AT;
+use crate::shell::frames::{claim, claim_ether_type};
+use crate::shell::packet_socket::PacketSocket;
+use crate::shell::test_network::{Host, in_own_network, output, run};
+
+const FOUR: &str = "10.77.0.100";
+const SIX: &str = "fd77::100";
+const BOTH: [&str; 2] = [FOUR, SIX];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Two interfaces joined by a cable: `here` has addresses, `there` is the LAN.
+fn cable() {
+    run("ip link add here type veth peer name there");
+    run("ip link set here up");
+    run("ip link set there up");
+    run("ip addr add 10.77.0.1/24 dev here");
+    run("ip addr add fd77::1/64 dev here nodad");
+}
+
+fn place_of(address: &str) -> Interface {
+    find_interface(&VirtualAddress {
+        ip: ip(address),
+        interface: None,
+    })
+    .unwrap()
+}
+
+fn is_here(address: &str) -> bool {
+    output("ip -o addr show dev here").contains(&format!(" {address}/"))
+}
+
+fn eventually(what: &str, within: Duration, condition: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn address_lives_while_renewed_and_expires_when_renewals_stop() {
+    // Renewals stop without the address being removed, as when the daemon is frozen.
+    in_own_network(|| {
+        cable();
+        for address in BOTH {
+            let may_renew = Arc::new(AtomicBool::new(true));
+            let asked = Arc::clone(&may_renew);
+            let keeper = AddressKeeper::start(&place_of(address), ip(address), move || {
+                if asked.load(Ordering::Relaxed) {
+                    Renewal::Renew
+                } else {
+                    Renewal::Skip
+                }
+            })
+            .unwrap();
+            let end = Instant::now() + Duration::from_millis(1600);
+            while Instant::now() < end {
+                assert!(
+                    is_here(address),
+                    "{address} must outlive its first lifetime"
+                );
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            may_renew.store(false, Ordering::Relaxed);
+            eventually("expired", Duration::from_millis(1300), || !is_here(address));
+            eventually("seen by the keeper", Duration::from_millis(300), || {
+                !keeper.is_held()
+            });
+        }
+    });
+}
+
+#[test]
+fn losing_the_right_removes_the_address_at_the_next_renewal() {
+    in_own_network(|| {
+        cable();
+        for address in BOTH {
+            let may_renew = Arc::new(AtomicBool::new(true));
+            let asked = Arc::clone(&may_renew);
+            let keeper = AddressKeeper::start(&place_of(address), ip(address), move || {
+                asked.load(Ordering::Relaxed)
+            })
+            .unwrap();
+            assert!(is_here(address));
+            may_renew.store(false, Ordering::Relaxed);
+            eventually("removed", Duration::from_millis(600), || !is_here(address));
+            assert!(!keeper.is_held());
+        }
+    });
+}
+
+#[test]
+fn drop_now_has_removed_the_address_when_it_returns() {
+    in_own_network(|| {
+        cable();
+        for address in BOTH {
+            let keeper = AddressKeeper::start(&place_of(address), ip(address), || true).unwrap();
+            assert!(is_here(address) && keeper.is_held());
+            keeper.drop_now();
+            assert!(!is_here(address) && !keeper.is_held());
+            drop(keeper);
+            assert!(!is_here(address));
+        }
+    });
+}
+
+#[test]
+fn right_lost_during_a_renewal_leaves_no_address() {
+    // The right ends between the question before a renewal and the renewal itself.
+    in_own_network(|| {
+        cable();
+        let questions = Arc::new(AtomicU8::new(0));
+        let asked = Arc::clone(&questions);
+        let keeper = AddressKeeper::start(&place_of(FOUR), ip(FOUR), move || {
+            asked.fetch_add(1, Ordering::Relaxed) < 2
+        })
+        .unwrap();
+        eventually("third question", Duration::from_secs(2), || {
+            questions.load(Ordering::Relaxed) >= 3 && !keeper.is_held()
+        });
+        assert!(!is_here(FOUR));
+    });
+}
+
+#[test]
+fn without_the_right_nothing_is_added() {
+    in_own_network(|| {
+        cable();
+        let refused = AddressKeeper::start(&place_of(FOUR), ip(FOUR), || false);
+        assert!(matches!(refused, Err(AddressError::NotAllowed { .. })));
+        assert!(!is_here(FOUR));
+    });
+}
+
+#[test]
+fn address_removed_by_somebody_else_comes_back() {
+    in_own_network(|| {
+        cable();
+        let _keeper = AddressKeeper::start(&place_of(FOUR), ip(FOUR), || true).unwrap();
+        run("ip addr flush dev here");
+        eventually("added again", Duration::from_millis(900), || is_here(FOUR));
+    });
+}
+
+fn lan_of(address: &str) -> PacketSocket {
+    let lan = find_interface(&VirtualAddress {
+        ip: ip(address),
+        interface: Some("there".to_owned()),
+    })
+    .unwrap();
+    PacketSocket::open(lan.index, Some(claim_ether_type(ip(address)).0)).unwrap()
+}
+
+#[test]
+fn address_is_announced_on_the_lan_at_once_and_again() {
+    in_own_network(|| {
+        cable();
+        for address in BOTH {
+            let place = place_of(address);
+            let lan = lan_of(address);
+            let start = Instant::now();
+            let keeper = AddressKeeper::start(&place, ip(address), || true).unwrap();
+            let mut seen = Vec::new();
+            let mut buffer = [0; 2048];
+            let per_announcement = if ip(address).is_ipv4() { 2 } else { 1 };
+            while seen.len() < 3 * per_announcement {
+                assert!(
+                    start.elapsed() < Duration::from_secs(2),
+                    "{address}: {seen:?}"
+                );
+                let frame = lan
+                    .receive(&mut buffer, Duration::from_millis(100))
+                    .unwrap();
+                let claimed = frame.and_then(|frame| claim(frame, ip(address), Mac([0; 6])));
+                if let Some(mac) = claimed {
+                    assert_eq!(Some(mac), place.mac);
+                    seen.push(start.elapsed());
+                }
+            }
+            assert!(seen[0] < Duration::from_millis(50), "{seen:?}");
+            assert!(seen[2 * per_announcement] >= ANNOUNCE_AT[2], "{seen:?}");
+            drop(keeper);
+            let after = lan.receive(&mut buffer, Duration::from_millis(1)).unwrap();
+            assert_eq!(
+                after.and_then(|frame| claim(frame, ip(address), Mac([0; 6]))),
+                None,
+                "a dropped address is not announced"
+            );
+        }
+    });
+}
+
+#[test]
+fn neighbours_follow_an_announced_address() {
+    // The host remembers another owner of the address; one announcement must correct it.
+    in_own_network(|| {
+        cable();
+        let host = Host::new();
+        host.take("there");
+        host.run("ip link set there up");
+        host.run("ip addr add 10.77.0.2/24 dev there");
+        host.run("ip addr add fd77::2/64 dev there nodad");
+        for address in BOTH {
+            host.run(&format!(
+                "ip neigh replace {address} lladdr 02:00:00:00:00:99 nud stale dev there"
+            ));
+            let place = place_of(address);
+            let _keeper = AddressKeeper::start(&place, ip(address), || true).unwrap();
+            let mac = place.mac.unwrap().to_string();
+            eventually("the neighbour follows", Duration::from_secs(1), || {
+                host.output("ip neigh show dev there")
+                    .lines()
+                    .any(|line| line.starts_with(address) && line.contains(&mac))
+            });
+        }
+    });
+}
+
+#[test]
+fn probe_finds_a_machine_that_has_the_address() {
+    in_own_network(|| {
+        cable();
+        let host = Host::new();
+        host.take("there");
+        host.run("ip link set there up");
+        for (address, bits) in [(FOUR, 24), (SIX, 64)] {
+            let place = place_of(address);
+            probe(&place, ip(address), PROBE_WAIT).unwrap();
+            let nodad = if bits == 64 { "nodad" } else { "" };
+            host.run(&format!("ip addr add {address}/{bits} dev there {nodad}"));
+            let found = probe(&place, ip(address), Duration::from_secs(2));
+            let Err(AddressError::InUse { mac, .. }) = found else {
+                panic!("{address}: {found:?}");
+            };
+            assert_ne!(Some(mac), place.mac);
+        }
+    });
+}
+
+#[test]
+fn own_address_does_not_answer_its_own_probe() {
+    in_own_network(|| {
+        cable();
+        let host = Host::new();
+        host.take("there");
+        host.run("ip link set there up");
+        for address in BOTH {
+            let place = place_of(address);
+            let _keeper = AddressKeeper::start(&place, ip(address), || true).unwrap();
+            probe(&place, ip(address), PROBE_WAIT).unwrap();
+        }
+    });
+}
+
+#[test]
+fn leftovers_of_a_killed_daemon_are_removed_and_permanent_addresses_stay() {
+    in_own_network(|| {
+        cable();
+        let interface = place_of(FOUR);
+        let mut former = netlink::Netlink::open().unwrap();
+        for address in BOTH {
+            former.hold(interface.index, ip(address), 60).unwrap();
+        }
+        let removed =
+            remove_leftovers(&[ip(FOUR), ip(SIX), ip("10.77.0.1"), ip("10.1.1.1")]).unwrap();
+        assert_eq!(removed.len(), 2, "{removed:?}");
+        assert!(!is_here(FOUR) && !is_here(SIX) && is_here("10.77.0.1"));
+    });
+}
+
+#[test]
+fn permanent_address_of_this_machine_is_refused() {
+    in_own_network(|| {
+        cable();
+        let wanted = VirtualAddress {
+            ip: ip("10.77.0.1"),
+            interface: None,
+        };
+        let refused = find_interface(&wanted);
+        assert!(matches!(
+            refused,
+            Err(AddressError::AlreadyPermanent { .. })
+        ));
+    });
+}
