@@ -5,5 +5,9 @@
 //! This crate knows nothing of Raft: the node tells it the epoch, whether the peer is in the in-sync set, and until when
 //! it may serve ([`Gate`]).
 
+mod epoch;
+pub mod gate;
 pub mod replication;
-pub mod resync;
+
+pub use epoch::Epoch;
+pub use gate::Gate;
