@@ -8,6 +8,7 @@
 mod epoch;
 pub mod gate;
 pub mod replication;
+pub mod resync;
 
 pub use epoch::Epoch;
 pub use gate::Gate;

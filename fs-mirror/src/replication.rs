@@ -5,6 +5,10 @@
 //! shell; on the secondary [`secondary`] applies what arrives.
 
 pub mod change;
+pub mod core;
 pub mod link;
+mod outbox;
+pub mod replicator;
 pub mod shipping;
+pub mod stats;
 pub mod wire;

@@ -1,0 +1,1 @@
+//! Tests of the replicator over a real link.
