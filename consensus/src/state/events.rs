@@ -142,6 +142,13 @@ pub enum EventKind {
         /// Whose copy is no longer counted on.
         server: Who,
     },
+    /// The primary ends a resynchronisation that broke off, and with it every addition that it may have proposed.
+    AdditionEnded {
+        /// Who leads.
+        primary: Who,
+        /// Whose copy stays out of date.
+        server: Who,
+    },
     /// The secondary was stopped, so its copy will fall behind.
     SecondaryStopped {
         /// Who leads.
@@ -258,6 +265,12 @@ impl fmt::Display for EventKind {
                 write!(
                     f,
                     "{primary} goes on alone: the copy on {server} is out of date from now on"
+                )
+            }
+            Self::AdditionEnded { primary, server } => {
+                write!(
+                    f,
+                    "{server} is not up to date yet: bringing it up to date broke off, {primary} goes on alone"
                 )
             }
             Self::SecondaryStopped { primary, server } => {

@@ -179,6 +179,13 @@ name!(
     &['-']
 );
 
+impl MemberName {
+    /// A name for a number that belongs to nobody.
+    pub(super) fn of_unknown(server: ServerId) -> Self {
+        Self(format!("member-{server}"))
+    }
+}
+
 /// SHA-256 of a module's package: its configuration, by content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PackageHash(pub [u8; 32]);

@@ -3,7 +3,10 @@
 use thiserror::Error;
 
 use super::ClusterState;
+use super::events::EVENTS_MAX;
 use super::ids::{ModuleName, ServerId};
+use super::members::{Member, MemberKind};
+use super::mirror::MirrorRecord;
 
 /// A cluster state that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -26,7 +29,8 @@ pub enum Violation {
         /// The module.
         module: ModuleName,
     },
-    /// `in_sync` or `received_only` names others than the module's servers.
+    /// `in_sync` or `received_only` names others than the module's servers, or `received_only` or `identical` says
+    /// something about two copies where there are not two.
     #[error("the in-sync set of {module} is not a set of its servers")]
     InSync {
         /// The module.
@@ -67,6 +71,85 @@ impl ClusterState {
     /// # Errors
     /// The first thing that is not.
     pub fn validate(&self) -> Result<(), Violation> {
+        self.validate_members()?;
+        self.modules
+            .values()
+            .try_for_each(|record| self.validate_module(record))?;
+        self.validate_events()
+    }
+
+    fn validate_members(&self) -> Result<(), Violation> {
+        for (server, member) in &self.members {
+            let server = *server;
+            if server > self.last_server || self.removed.contains(&server) {
+                return Err(Violation::Number { server });
+            }
+            let twin = |other: &&Member| {
+                other.id != server
+                    && (other.name == member.name
+                        || other.certificate == member.certificate
+                        || other
+                            .addresses
+                            .iter()
+                            .any(|address| member.addresses.contains(address)))
+            };
+            if member.id != server || self.members.values().any(|other| twin(&other)) {
+                return Err(Violation::MemberNotUnique { server });
+            }
+            if member.is_down != self.is_declared(server) {
+                return Err(Violation::Down { server });
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_module(&self, record: &MirrorRecord) -> Result<(), Violation> {
+        let module = || record.name.clone();
+        let is_server = |server: &ServerId| {
+            self.members
+                .get(server)
+                .is_some_and(|member| member.kind == MemberKind::Server)
+        };
+        if record.servers[0] == record.servers[1] || !record.servers.iter().all(is_server) {
+            return Err(Violation::Servers { module: module() });
+        }
+        let is_shared = record.in_sync.len() == 2 && record.primary.is_some();
+        if !record
+            .in_sync
+            .iter()
+            .all(|server| record.servers.contains(server))
+            || !record.received_only.is_subset(&record.in_sync)
+            || !(record.received_only.is_empty() || is_shared)
+            || (record.identical && !is_shared)
+        {
+            return Err(Violation::InSync { module: module() });
+        }
+        if record
+            .primary
+            .is_some_and(|primary| !record.in_sync.contains(&primary))
+        {
+            return Err(Violation::Primary { module: module() });
+        }
+        if record.epoch <= self.epoch_floor {
+            return Err(Violation::Epoch { module: module() });
+        }
+        if self.has_idle_successor(record) {
+            return Err(Violation::SuccessorIdle { module: module() });
+        }
+        Ok(())
+    }
+
+    fn validate_events(&self) -> Result<(), Violation> {
+        let ids: Vec<_> = self.events.iter().map(|event| event.id).collect();
+        let in_order = ids.windows(2).all(|pair| pair[0].next() == pair[1]);
+        let newest = ids.last().copied().unwrap_or_default();
+        let causes_precede = self
+            .events
+            .iter()
+            .all(|event| event.cause.is_none_or(|cause| cause < event.id));
+        if ids.len() > EVENTS_MAX || !in_order || newest != self.last_event || !causes_precede {
+            return Err(Violation::Events);
+        }
         Ok(())
     }
 }

@@ -1,0 +1,299 @@
+//! Members come by token and leave for good.
+
+use std::net::SocketAddr;
+
+use super::super::ClusterState;
+use super::super::command::Accepted;
+use super::super::events::EventKind;
+use super::super::ids::ServerId;
+use super::super::members::{
+    ClusterInfo, LANS_MAX, MEMBERS_MAX, Member, MemberKind, NewMember, TOKENS_MAX, Token,
+};
+use super::super::rejection::Rejection;
+use super::Entry;
+
+impl ClusterState {
+    pub(super) fn init_cluster(
+        &mut self,
+        entry: Entry<'_>,
+        info: &ClusterInfo,
+        first: &NewMember,
+    ) -> Result<Accepted, Rejection> {
+        if let Some(cluster) = &self.cluster {
+            // The same creation twice: its author did not hear the first answer.
+            return if cluster == info {
+                Ok(Accepted::Unchanged)
+            } else {
+                Err(Rejection::ClusterExists {
+                    name: cluster.name.clone(),
+                })
+            };
+        }
+        if first.kind == MemberKind::Witness {
+            return Err(Rejection::WitnessFirst);
+        }
+        self.check_new_member(first)?;
+        self.cluster = Some(info.clone());
+        let created = self.record(
+            entry,
+            None,
+            EventKind::ClusterCreated {
+                name: info.name.clone(),
+            },
+            None,
+        );
+        let server = self.insert_member(entry, first, Some(created));
+        Ok(Accepted::MemberAdded(server))
+    }
+
+    pub(super) fn create_token(
+        &mut self,
+        entry: Entry<'_>,
+        token: [u8; 32],
+        witness: bool,
+        expires_at_unix_s: u64,
+    ) -> Result<Accepted, Rejection> {
+        if self.tokens.contains_key(&token) {
+            return Err(Rejection::TokenExists);
+        }
+        let now_unix_s = entry.at_unix_ms / 1000;
+        if expires_at_unix_s <= now_unix_s {
+            return Err(Rejection::TokenExpired { expires_at_unix_s });
+        }
+        let is_expired = |token: &Token| token.expires_at_unix_s <= now_unix_s;
+        if self
+            .tokens
+            .values()
+            .filter(|token| !is_expired(token))
+            .count()
+            >= TOKENS_MAX
+        {
+            return Err(Rejection::TokensFull);
+        }
+        // Expired tokens are kept as long as there is room: "expired" is a better answer than "unknown".
+        if self.tokens.len() >= TOKENS_MAX {
+            self.tokens.retain(|_, token| !is_expired(token));
+        }
+        self.tokens.insert(
+            token,
+            Token {
+                witness,
+                expires_at_unix_s,
+                used_by: None,
+            },
+        );
+        let kind = if witness {
+            MemberKind::Witness
+        } else {
+            MemberKind::Server
+        };
+        self.record(entry, None, EventKind::TokenCreated { kind }, None);
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn add_member(
+        &mut self,
+        entry: Entry<'_>,
+        token: [u8; 32],
+        member: &NewMember,
+    ) -> Result<Accepted, Rejection> {
+        let known = self.tokens.get(&token).ok_or(Rejection::TokenUnknown)?;
+        if let Some(by) = known.used_by {
+            // The same join twice: the joiner did not hear the first answer.
+            if self
+                .members
+                .get(&by)
+                .is_some_and(|m| m.certificate == member.certificate)
+            {
+                return Ok(Accepted::MemberAdded(by));
+            }
+            return Err(Rejection::TokenUsed {
+                by: self.named(by).to_string(),
+            });
+        }
+        if known.expires_at_unix_s <= entry.at_unix_ms / 1000 {
+            return Err(Rejection::TokenExpired {
+                expires_at_unix_s: known.expires_at_unix_s,
+            });
+        }
+        match (known.witness, member.kind) {
+            (true, MemberKind::Server) => return Err(Rejection::TokenForWitness),
+            (false, MemberKind::Witness) => return Err(Rejection::TokenForServer),
+            (true, MemberKind::Witness) | (false, MemberKind::Server) => {}
+        }
+        self.check_new_member(member)?;
+        let server = self.insert_member(entry, member, None);
+        if let Some(token) = self.tokens.get_mut(&token) {
+            token.used_by = Some(server);
+        }
+        self.conclude(entry, None);
+        Ok(Accepted::MemberAdded(server))
+    }
+
+    fn insert_member(
+        &mut self,
+        entry: Entry<'_>,
+        new: &NewMember,
+        cause: Option<super::EventId>,
+    ) -> ServerId {
+        let id = self.last_server.next();
+        self.last_server = id;
+        let NewMember {
+            name,
+            kind,
+            addresses,
+            certificate,
+            incarnation,
+        } = new.clone();
+        let member = Member {
+            id,
+            name,
+            kind,
+            addresses,
+            certificate,
+            incarnation,
+            is_down: false,
+        };
+        let kind = EventKind::MemberAdded {
+            member: member.who(),
+            kind,
+        };
+        self.members.insert(id, member);
+        self.record(entry, None, kind, cause);
+        id
+    }
+
+    fn check_new_member(&self, new: &NewMember) -> Result<(), Rejection> {
+        if self.members.len() >= MEMBERS_MAX || self.last_server.0 == u64::MAX {
+            return Err(Rejection::MembersFull);
+        }
+        if new.addresses.is_empty() || new.addresses.len() > LANS_MAX {
+            return Err(Rejection::AddressCount {
+                given: new.addresses.len(),
+            });
+        }
+        for member in self.members.values() {
+            if member.name == new.name {
+                return Err(Rejection::NameTaken {
+                    name: new.name.clone(),
+                });
+            }
+            if new.kind == MemberKind::Witness && member.kind == MemberKind::Witness {
+                return Err(Rejection::WitnessExists {
+                    name: member.name.clone(),
+                });
+            }
+        }
+        self.check_certificate(&new.certificate)?;
+        new.addresses
+            .iter()
+            .enumerate()
+            .try_for_each(|(lan, address)| {
+                if new
+                    .addresses
+                    .iter()
+                    .take(lan)
+                    .any(|earlier| earlier == address)
+                {
+                    return Err(Rejection::AddressInUse {
+                        address: *address,
+                        by: new.name.clone(),
+                    });
+                }
+                self.check_address(*address)
+            })
+    }
+
+    fn check_address(&self, address: SocketAddr) -> Result<(), Rejection> {
+        if let Some(by) = self
+            .members
+            .values()
+            .find(|m| m.addresses.contains(&address))
+        {
+            return Err(Rejection::AddressInUse {
+                address,
+                by: by.name.clone(),
+            });
+        }
+        match self
+            .modules
+            .values()
+            .find(|module| module.addresses.contains(&address.ip()))
+        {
+            None => Ok(()),
+            Some(module) => Err(Rejection::AddressTaken {
+                address: address.ip(),
+                by: format!("module {}", module.name),
+            }),
+        }
+    }
+
+    fn check_certificate(&self, certificate: &[u8; 32]) -> Result<(), Rejection> {
+        match self
+            .members
+            .values()
+            .find(|m| m.certificate == *certificate)
+        {
+            None => Ok(()),
+            Some(by) => Err(Rejection::CertificateInUse {
+                by: by.name.clone(),
+            }),
+        }
+    }
+
+    pub(super) fn set_certificate(
+        &mut self,
+        entry: Entry<'_>,
+        server: ServerId,
+        certificate: [u8; 32],
+    ) -> Result<Accepted, Rejection> {
+        if self.member(server)?.certificate == certificate {
+            return Ok(Accepted::Unchanged);
+        }
+        self.check_certificate(&certificate)?;
+        if let Some(member) = self.members.get_mut(&server) {
+            member.certificate = certificate;
+        }
+        let member = self.named(server);
+        self.record(entry, None, EventKind::CertificateChanged { member }, None);
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn remove_member(
+        &mut self,
+        entry: Entry<'_>,
+        server: ServerId,
+    ) -> Result<Accepted, Rejection> {
+        let member = self.member(server)?;
+        let who = member.who();
+        let hosted = self
+            .modules
+            .values()
+            .filter(|module| module.servers.contains(&server));
+        let modules: Vec<_> = hosted.map(|module| module.name.clone()).collect();
+        if !modules.is_empty() {
+            return Err(Rejection::ServerHasModules {
+                server: who,
+                modules,
+            });
+        }
+        let other_server = |m: &Member| m.kind == MemberKind::Server && m.id != server;
+        if !self.members.values().any(other_server) {
+            return Err(Rejection::LastServer { server: who });
+        }
+        self.members.remove(&server);
+        self.removed.insert(server);
+        self.declarations.remove(&server);
+        self.withdrawals.remove(&server);
+        self.role_change_index.remove(&server);
+        for by_voter in self.declarations.values_mut() {
+            by_voter.remove(&server);
+        }
+        for by_voter in self.withdrawals.values_mut() {
+            by_voter.remove(&server);
+        }
+        let removed = self.record(entry, None, EventKind::MemberRemoved { member: who }, None);
+        self.conclude(entry, Some(removed));
+        Ok(Accepted::Done)
+    }
+}
