@@ -1,1 +1,88 @@
-fn main() {}
+//! `testbed`: laboratories, scenarios, the demo and the benches of Sidekick.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use testbed::lab::command_line::LabCommand;
+use testbed::scenario::command_line::ScenarioCommand;
+use testbed::{bench, demo, lab, ledger, scenario};
+
+/// Real Sidekick clusters on one machine: to play with, to test and to measure
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Clusters in namespaces: up, down, exec, list, clean
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Named fault scenarios: list, run
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
+    /// The main job, narrated: a database that survives its primary
+    Demo(demo::Options),
+    /// The figures, as ratios against baselines measured in the same run
+    Bench(bench::Options),
+    /// A small HTTP ledger over SQLite, an application for fast tests
+    Ledger(ledger::Options),
+    #[command(name = "__hold", hide = true)]
+    Hold { plan: String },
+    #[command(name = "__init", hide = true)]
+    Init,
+    #[command(name = "__enter", hide = true)]
+    Enter {
+        #[arg(long)]
+        pid: u32,
+        #[arg(long)]
+        cgroup: Option<PathBuf>,
+        #[arg(long)]
+        pid_file: Option<PathBuf>,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    #[command(name = "__pass-through", hide = true)]
+    PassThrough(bench::pass_through::Options),
+    #[command(name = "__load", hide = true)]
+    Load(bench::load::Options),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .init();
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("testbed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: Action) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Lab(command) => lab::command_line::run(command),
+        Action::Scenario(command) => scenario::command_line::run(command),
+        Action::Demo(options) => demo::run(&options),
+        Action::Bench(options) => bench::run(&options),
+        Action::Ledger(options) => ledger::run(&options),
+        Action::Hold { plan } => lab::holder::hold(&plan),
+        Action::Init => lab::holder::init(),
+        Action::Enter {
+            pid,
+            cgroup,
+            pid_file,
+            command,
+        } => lab::holder::enter_and_run(pid, cgroup.as_deref(), pid_file.as_deref(), &command),
+        Action::PassThrough(options) => bench::pass_through::run(&options),
+        Action::Load(options) => bench::load::run(&options),
+    }
+}

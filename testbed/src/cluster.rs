@@ -1,0 +1,319 @@
+//! A Sidekick cluster in a lab: formed with the real command line, observed through the real API.
+
+pub mod observe;
+pub mod package;
+pub mod skcli;
+
+use crate::lab::{Lab, Node, NodeKind};
+use crate::oracle::Application;
+use crate::wait;
+use anyhow::Context as _;
+use api::v1::{self, ModuleState, Quality};
+use observe::Observer;
+use skcli::Skcli;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Name of the module under test.
+pub const MODULE: &str = "app";
+/// A daemon answers on its socket within this time after its start.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// A member is a voter within this time after it joined.
+const JOIN_DEADLINE: Duration = Duration::from_secs(30);
+/// A first start of an application, with its initialisation.
+pub const FIRST_START_DEADLINE: Duration = Duration::from_secs(90);
+
+/// A formed cluster.
+pub struct Cluster {
+    lab: Lab,
+    observer: Observer,
+}
+
+impl Cluster {
+    /// Starts all daemons; the first server makes the cluster, the others join it in their order.
+    ///
+    /// # Errors
+    /// Any step of it failed.
+    pub fn form(mut lab: Lab) -> anyhow::Result<Cluster> {
+        let nodes = lab.topology().nodes.clone();
+        for node in &nodes {
+            lab.start_daemon(&node.name)?;
+        }
+        let cluster = Cluster {
+            lab,
+            observer: Observer::new()?,
+        };
+        for node in &nodes {
+            cluster.wait_answers(&node.name)?;
+        }
+        let (first, others) = nodes.split_first().context("a topology without servers")?;
+        cluster.init(first)?;
+        for node in others {
+            cluster.join(first, node)?;
+        }
+        let wanted: Vec<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
+        cluster.wait_members(first, &wanted)?;
+        Ok(cluster)
+    }
+
+    fn init(&self, first: &Node) -> anyhow::Result<()> {
+        let addresses = addresses(first);
+        let mut arguments = vec![
+            "cluster",
+            "init",
+            "--cluster",
+            "lab",
+            "--server",
+            &first.name,
+        ];
+        for address in &addresses {
+            arguments.extend(["--address", address]);
+        }
+        self.skcli(&first.name)?.json(&arguments)?;
+        Ok(())
+    }
+
+    fn join(&self, first: &Node, node: &Node) -> anyhow::Result<()> {
+        let mut ask = vec!["cluster", "token"];
+        if node.kind == NodeKind::Witness {
+            ask.push("--witness");
+        }
+        let token = self.skcli(&first.name)?.json(&ask)?;
+        let token = token["token"].as_str().context("no token in the answer")?;
+        let contact = first.address(1).to_string();
+        let addresses = addresses(node);
+        let mut arguments = vec!["cluster", "join", &contact, token, "--server", &node.name];
+        for address in &addresses {
+            arguments.extend(["--address", address]);
+        }
+        self.skcli(&node.name)?.json(&arguments)?;
+        Ok(())
+    }
+
+    /// All members are known, and with three or more of them all vote.
+    fn wait_members(&self, first: &Node, wanted: &[&str]) -> anyhow::Result<()> {
+        wait::until("all members in the cluster", JOIN_DEADLINE, || {
+            let state = self
+                .cluster_state(&first.name)
+                .map_err(|e| format!("{e:#}"))?;
+            let is_complete = wanted.iter().all(|name| {
+                state
+                    .members
+                    .iter()
+                    .any(|m| m.name == *name && !m.is_down && (m.is_voter || wanted.len() < 3))
+            });
+            if is_complete {
+                Ok(())
+            } else {
+                Err(format!("{:?}", state.members))
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Installs an application and starts it: first copy on `primary`, then the other server as secondary.
+    ///
+    /// # Errors
+    /// A command failed, or the module did not come to PRIM and SECOND.
+    pub fn install(&self, application: Application, primary: &str) -> anyhow::Result<()> {
+        let package = package::write(&self.lab, application)?;
+        let servers = self.server_names().join(",");
+        let path = package.display().to_string();
+        self.skcli(primary)?.json(&[
+            "module",
+            "install",
+            &path,
+            "-m",
+            MODULE,
+            "--servers",
+            &servers,
+        ])?;
+        self.skcli(primary)?
+            .json(&["module", "prim", "-m", MODULE])?;
+        self.wait_state(
+            primary,
+            &[ModuleState::Alone, ModuleState::Prim],
+            FIRST_START_DEADLINE,
+        )?;
+        let secondary = self.other(primary)?;
+        self.skcli(&secondary)?
+            .json(&["module", "second", "-m", MODULE])?;
+        self.wait_mirrored(FIRST_START_DEADLINE)?;
+        Ok(())
+    }
+
+    /// The lab below.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The lab below, for faults.
+    pub fn lab_mut(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+
+    /// Ends the cluster but not the lab.
+    pub fn into_lab(self) -> Lab {
+        self.lab
+    }
+
+    /// The command line on a server.
+    ///
+    /// # Errors
+    /// `skcli` is not built.
+    pub fn skcli(&self, server: &str) -> anyhow::Result<Skcli> {
+        Skcli::new(&self.lab.root(server))
+    }
+
+    /// Names of the servers that host modules.
+    pub fn server_names(&self) -> Vec<String> {
+        let nodes = &self.lab.topology().nodes;
+        nodes
+            .iter()
+            .filter(|node| node.kind == NodeKind::Server)
+            .map(|node| node.name.clone())
+            .collect()
+    }
+
+    /// Root directories of the servers that host modules.
+    pub fn server_roots(&self) -> Vec<PathBuf> {
+        self.server_names()
+            .iter()
+            .map(|name| self.lab.root(name))
+            .collect()
+    }
+
+    /// The other server of the mirror.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn other(&self, server: &str) -> anyhow::Result<String> {
+        self.server_names()
+            .into_iter()
+            .find(|name| name != server)
+            .context("a mirror needs two servers")
+    }
+
+    /// Waits until a daemon answers.
+    ///
+    /// # Errors
+    /// It does not within its deadline.
+    pub fn wait_answers(&self, server: &str) -> anyhow::Result<()> {
+        let socket = observe::control_socket(&self.lab.root(server));
+        wait::until(
+            &format!("an answer from the daemon of {server}"),
+            START_DEADLINE,
+            || std::os::unix::net::UnixStream::connect(&socket).map_err(|e| e.to_string()),
+        )?;
+        Ok(())
+    }
+
+    /// State of the cluster as a server sees it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn cluster_state(&self, server: &str) -> anyhow::Result<v1::ClusterStateReply> {
+        self.observer.cluster(&self.lab.root(server))
+    }
+
+    /// State of the module as a server sees it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn module_state(&self, server: &str) -> anyhow::Result<v1::ModuleStateReply> {
+        self.observer.module(&self.lab.root(server), MODULE)
+    }
+
+    /// All events, from the first server that answers.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub fn events(&self) -> anyhow::Result<Vec<v1::EventReply>> {
+        let mut last = None;
+        for name in self.server_names() {
+            match self.observer.events(&self.lab.root(&name)) {
+                Ok(events) => return Ok(events),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("a cluster without servers")?)
+    }
+
+    /// What a server says of its own part of the module.
+    ///
+    /// # Errors
+    /// It does not answer, or knows no such module.
+    pub fn own_state(&self, server: &str) -> anyhow::Result<v1::ServerModuleReply> {
+        let state = self.module_state(server)?;
+        let own = observe::of_server(&state, server).cloned();
+        own.with_context(|| format!("{server} does not know the module"))
+    }
+
+    /// Waits until a server reports one of these states of the module, ready.
+    ///
+    /// # Errors
+    /// Not within the deadline.
+    pub fn wait_state(
+        &self,
+        server: &str,
+        wanted: &[ModuleState],
+        deadline: Duration,
+    ) -> anyhow::Result<v1::ModuleStateReply> {
+        Ok(wait::until(
+            &format!("{wanted:?} on {server}"),
+            deadline,
+            || {
+                let state = self.module_state(server).map_err(|e| format!("{e:#}"))?;
+                let own = observe::of_server(&state, server).ok_or("no such server")?;
+                let is_there = wanted.contains(&own.state()) && own.quality() == Quality::Ready;
+                if is_there {
+                    Ok(state)
+                } else {
+                    Err(observe::summary(&state))
+                }
+            },
+        )?)
+    }
+
+    /// Waits until one server is PRIM and the other SECOND, both ready, by their own words (P7). Answers the primary.
+    ///
+    /// # Errors
+    /// Not within the deadline.
+    pub fn wait_mirrored(&self, deadline: Duration) -> anyhow::Result<String> {
+        let names = self.server_names();
+        Ok(wait::until(
+            "PRIM and SECOND, both ready",
+            deadline,
+            || {
+                let mut primary = None;
+                let mut seen = Vec::new();
+                let mut secondaries = 0;
+                for name in &names {
+                    let state = self
+                        .module_state(name)
+                        .map_err(|e| format!("{name}: {e:#}"))?;
+                    let own = observe::of_server(&state, name).ok_or("no such server")?;
+                    let is_ready = own.quality() == Quality::Ready;
+                    if is_ready && own.state() == ModuleState::Prim {
+                        primary = Some(name.clone());
+                    }
+                    if is_ready && own.state() == ModuleState::Second {
+                        secondaries += 1;
+                    }
+                    seen.push(format!("{name} says {}", observe::summary(&state)));
+                }
+                match primary {
+                    Some(primary) if secondaries == 1 => Ok(primary),
+                    Some(_) | None => Err(seen.join("; ")),
+                }
+            },
+        )?)
+    }
+}
+
+fn addresses(node: &Node) -> Vec<String> {
+    crate::lab::LANS
+        .iter()
+        .map(|lan| node.address(*lan).to_string())
+        .collect()
+}

@@ -1,0 +1,6 @@
+//! x
+#[derive(Debug, clap::Args)]
+pub struct Options {}
+pub fn run(_: &Options) -> anyhow::Result<std::process::ExitCode> {
+    todo!()
+}

@@ -1,0 +1,108 @@
+//! What a server must not keep (P11): mounts, cgroups, addresses, file descriptors.
+
+use crate::lab::{Lab, cgroup};
+use anyhow::{Context as _, ensure};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// `ip` answers in this time.
+const TOOL_DEADLINE: Duration = Duration::from_secs(10);
+/// File descriptors a daemon may have gained over a run; the kernel and the runtime keep a few.
+const DESCRIPTORS_GROWTH_MAX: usize = 64;
+
+/// What a server has at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holdings {
+    /// FUSE mounts in its mount namespace.
+    pub mounts: BTreeSet<String>,
+    /// cgroups below its own.
+    pub cgroups: usize,
+    /// Addresses of its interfaces.
+    pub addresses: BTreeSet<String>,
+    /// Open descriptors of its daemon; 0 when it does not run.
+    pub descriptors: usize,
+    /// Resident memory of its daemon in KiB; 0 when it does not run.
+    pub resident_kib: u64,
+}
+
+/// Looks at a server that has power.
+///
+/// # Errors
+/// It has none.
+pub fn holdings(lab: &Lab, name: &str) -> anyhow::Result<Holdings> {
+    let server = lab.server(name)?;
+    let init = server
+        .init_pid()
+        .with_context(|| format!("{name} has no power"))?;
+    let mounts = std::fs::read_to_string(format!("/proc/{init}/mounts"))?;
+    let listed = lab.exec(name, &["ip", "-o", "addr"], TOOL_DEADLINE)?;
+    ensure!(listed.is_success(), "ip addr: {}", listed.summary());
+    let (descriptors, resident_kib) = match server.daemon_pid() {
+        Some(pid) => (
+            std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count),
+            resident_kib(pid),
+        ),
+        None => (0, 0),
+    };
+    Ok(Holdings {
+        mounts: mounts
+            .lines()
+            .filter(|line| {
+                line.split(' ')
+                    .nth(2)
+                    .is_some_and(|kind| kind.starts_with("fuse"))
+            })
+            .filter_map(|line| line.split(' ').nth(1).map(str::to_owned))
+            .collect(),
+        cgroups: cgroup::below(server.cgroup()).len(),
+        addresses: listed
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned))
+            .collect(),
+        descriptors,
+        resident_kib,
+    })
+}
+
+/// Resident memory of a process in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// A server holds nothing that it did not hold before: used when it is in the same role again.
+///
+/// # Errors
+/// Names what was left behind.
+pub fn verify_same(before: &Holdings, after: &Holdings) -> anyhow::Result<()> {
+    ensure!(
+        before.mounts == after.mounts,
+        "mounts were left behind: before {:?}, after {:?}",
+        before.mounts,
+        after.mounts
+    );
+    ensure!(
+        after.cgroups <= before.cgroups,
+        "cgroups were left behind: before {}, after {}",
+        before.cgroups,
+        after.cgroups
+    );
+    ensure!(
+        before.addresses == after.addresses,
+        "addresses were left behind: before {:?}, after {:?}",
+        before.addresses,
+        after.addresses
+    );
+    ensure!(
+        after.descriptors <= before.descriptors + DESCRIPTORS_GROWTH_MAX,
+        "file descriptors grow: before {}, after {}",
+        before.descriptors,
+        after.descriptors
+    );
+    Ok(())
+}
