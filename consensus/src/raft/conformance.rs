@@ -1,0 +1,30 @@
+//! openraft's conformance suite on our storage, and entries larger than one record.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use store::Store;
+use tempfile::TempDir;
+
+use super::flusher::Flusher;
+use super::log::{RaftLog, SnapshotStore};
+use super::machine::Machine;
+use super::types::TypeConfig;
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, RaftLog, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, RaftLog, Machine), StorageError<TypeConfig>> {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let flusher = Flusher::start().unwrap();
+        let (machine, _) = Machine::new(SnapshotStore::new(&store, flusher.clone()));
+        Ok((directory, RaftLog::new(&store, flusher), machine))
+    }
+}
+
+#[tokio::test]
+async fn storage_conforms_to_openraft() {
+    Suite::test_all(Builder).await.unwrap();
+}

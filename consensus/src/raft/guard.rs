@@ -1,0 +1,56 @@
+//! Who may call: members of the cluster, over a connection that proves who they are, and only if they meant to call us.
+
+use tokio::sync::watch;
+use tonic::{Extensions, Status};
+
+use super::machine::Applied;
+use crate::state::ServerId;
+
+/// The member at the other end of a connection, as its certificate says. The node adds it to the extensions of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub ServerId);
+
+/// Checks every call between members.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    pub(crate) me: ServerId,
+    pub(crate) applied: watch::Receiver<Applied>,
+}
+
+impl Guard {
+    /// # Errors
+    /// `PERMISSION_DENIED`: the caller proves no identity, another one than it names, or is no member. `FAILED_PRECONDITION`: the
+    /// call was meant for another member; a leader that replicates to itself because of a wrong address would break Raft.
+    pub(crate) fn check(
+        &self,
+        extensions: &Extensions,
+        from: u64,
+        to: u64,
+    ) -> Result<ServerId, Status> {
+        let Some(Peer(peer)) = extensions.get::<Peer>().copied() else {
+            return Err(Status::permission_denied(
+                "only members of the cluster may call: show a certificate",
+            ));
+        };
+        if peer.0 != from {
+            return Err(Status::permission_denied(format!(
+                "server {peer} speaks in the name of server {from}"
+            )));
+        }
+        if to != self.me.0 || peer == self.me {
+            return Err(Status::failed_precondition(format!(
+                "this is server {}, not server {to}",
+                self.me
+            )));
+        }
+        let applied = self.applied.borrow();
+        // A member that has just joined learns from the first calls who is in the cluster.
+        let is_new_here = applied.state.members.is_empty();
+        if !is_new_here && !applied.state.members.contains_key(&peer) {
+            return Err(Status::permission_denied(format!(
+                "server {peer} is not a member of the cluster"
+            )));
+        }
+        Ok(peer)
+    }
+}

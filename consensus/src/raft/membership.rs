@@ -1,0 +1,128 @@
+//! Keeps Raft's configuration equal to the cluster state: a task that acts while this member leads.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{ChangeMembers, EmptyNode, RaftMetrics};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info};
+
+use super::machine::Applied;
+use super::types::{Raft, TypeConfig};
+use crate::state::{ClusterState, ServerId};
+
+/// Also without any news the comparison is made again: a learner may have caught up.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A change that hangs, because the quorum is gone, is left to Raft and looked at again.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A learner becomes a voter when it lacks at most so many entries: a voter that is far behind weakens the quorum.
+const PROMOTION_LAG_MAX: u64 = 50;
+
+/// The next change of Raft's configuration.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    AddLearner(u64),
+    SetVoters(BTreeSet<u64>),
+    Forget(BTreeSet<u64>),
+}
+
+/// Raft's side of the comparison.
+struct Configured {
+    members: BTreeSet<u64>,
+    voters: BTreeSet<u64>,
+    /// A change is under way: no other may start.
+    is_joint: bool,
+    /// Learners that hold nearly the whole log.
+    caught_up: BTreeSet<u64>,
+}
+
+/// The one step that brings `configured` nearer to `state`; the order keeps every configuration in between safe.
+fn next_change(state: &ClusterState, configured: &Configured) -> Option<Change> {
+    let members: BTreeSet<u64> = state.members.keys().map(|id| id.0).collect();
+    let voters: BTreeSet<u64> = state.voters().into_iter().map(|ServerId(id)| id).collect();
+    if configured.is_joint || voters.is_empty() {
+        return None;
+    }
+    if let Some(new) = members.difference(&configured.members).next() {
+        return Some(Change::AddLearner(*new));
+    }
+    let are_ready = voters
+        .difference(&configured.voters)
+        .all(|id| configured.caught_up.contains(id));
+    if voters != configured.voters && are_ready {
+        return Some(Change::SetVoters(voters));
+    }
+    let gone: BTreeSet<u64> = configured
+        .members
+        .difference(&members)
+        .copied()
+        .filter(|id| !configured.voters.contains(id))
+        .collect();
+    (!gone.is_empty()).then_some(Change::Forget(gone))
+}
+
+fn configured(metrics: &RaftMetrics<TypeConfig>) -> Configured {
+    let stored = &metrics.membership_config;
+    let members: BTreeSet<u64> = stored.nodes().map(|(id, _)| *id).collect();
+    let last = metrics.last_log_index.unwrap_or(0);
+    let replication = metrics.replication.iter().flatten();
+    let caught_up = replication
+        .filter(|(_, matched)| {
+            matched.is_some_and(|matched| matched.index + PROMOTION_LAG_MAX >= last)
+        })
+        .map(|(id, _)| *id)
+        .collect();
+    Configured {
+        members,
+        voters: stored.voter_ids().collect(),
+        is_joint: stored.get_joint_config().len() > 1
+            || metrics.committed_membership_config.log_id() != stored.log_id(),
+        caught_up,
+    }
+}
+
+/// Runs until Raft stops.
+pub(crate) async fn maintain(raft: Raft, mut applied: watch::Receiver<Applied>) {
+    loop {
+        let metrics = raft.metrics().borrow_watched().clone();
+        if metrics.running_state.is_err() {
+            return;
+        }
+        let state = applied.borrow_and_update().state.clone();
+        let change = metrics
+            .state
+            .is_leader()
+            .then(|| next_change(&state, &configured(&metrics)))
+            .flatten();
+        if let Some(change) = change {
+            info!(?change, "change raft configuration");
+            match timeout(CHANGE_TIMEOUT, perform(&raft, change)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => debug!(%error, "raft configuration not changed, will look again"),
+                Err(_) => debug!("raft configuration change takes long, will look again"),
+            }
+        }
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { return },
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+type ChangeError =
+    openraft::errors::RaftError<TypeConfig, openraft::errors::ClientWriteError<TypeConfig>>;
+
+async fn perform(raft: &Raft, change: Change) -> Result<(), ChangeError> {
+    match change {
+        Change::AddLearner(id) => raft.add_learner(id, EmptyNode::new(), false).await?,
+        // Voters that are voters no more stay learners until the state forgets them.
+        Change::SetVoters(voters) => raft.change_membership(voters, true).await?,
+        Change::Forget(ids) => {
+            raft.change_membership(ChangeMembers::RemoveNodes(ids), true)
+                .await?
+        }
+    };
+    Ok(())
+}
