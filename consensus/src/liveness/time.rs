@@ -79,9 +79,10 @@ impl Timing {
     }
 
     /// A voter whose own clock jumped by more than this between two looks was frozen: heartbeats may wait unread.
+    /// Shorter pauses cannot make a living member look silent by themselves.
     #[must_use]
     pub fn frozen_after_ns(&self) -> u64 {
-        4 * self.heartbeat_ns
+        self.lease_ns / 2
     }
 }
 

@@ -266,15 +266,20 @@ impl Watcher {
                 watched.since = now;
             }
         }
-        // A declaration by an unknown run or without a vote would be refused anyway.
-        let (true, true, Some(my_name)) = (self.is_known, self.is_voter, &self.my_name) else {
+        // What an unknown run says would be refused anyway.
+        let (true, Some(my_name)) = (self.is_known, &self.my_name) else {
             return Vec::new();
         };
-        let timing = self.timing;
-        let look = |(server, watched): (&ServerId, &mut Watched)| {
-            watched.look(*server, my_name, timing, now)
+        let look = Look {
+            my_name,
+            timing: self.timing,
+            may_declare: self.is_voter,
+            now,
         };
-        self.watched.iter_mut().filter_map(look).collect()
+        self.watched
+            .iter_mut()
+            .filter_map(|(server, watched)| watched.look(*server, look))
+            .collect()
     }
 
     /// When `server` was heard last, on each LAN it was heard on.
@@ -306,13 +311,12 @@ impl Watched {
     ) {
         if let Some(withdrawn) = withdrawn {
             self.round = self.round.max(withdrawn);
-            if self.opinion == Opinion::Declared(withdrawn) {
+            if matches!(self.opinion, Opinion::Declared(round) if round <= withdrawn) {
                 self.opinion = Opinion::Alive;
                 self.proposed = None;
             }
         }
-        if let Some((run, round)) = declared.filter(|(run, _)| *run == self.run) {
-            debug_assert_eq!(run, self.run);
+        if let Some((_, round)) = declared.filter(|(run, _)| *run == self.run) {
             self.round = self.round.max(round);
             if self.opinion == Opinion::Alive {
                 self.opinion = Opinion::Declared(self.round);
@@ -373,16 +377,19 @@ impl Watched {
         }
     }
 
-    fn look(
-        &mut self,
-        server: ServerId,
-        my_name: &MemberName,
-        timing: Timing,
-        now: BootTime,
-    ) -> Option<Action> {
+    fn look(&mut self, server: ServerId, look: Look<'_>) -> Option<Action> {
+        let Look {
+            my_name,
+            timing,
+            may_declare,
+            now,
+        } = look;
         let silent_ns = now.ns_since(self.silent_since(timing, now));
         let is_silent = silent_ns > timing.declare_after_ns();
-        if let (true, Opinion::Alive) = (is_silent, self.opinion) {
+        if is_silent && !may_declare {
+            return None;
+        }
+        if is_silent && self.opinion == Opinion::Alive {
             self.round.number = self.round.number.saturating_add(1);
             self.opinion = Opinion::Declared(self.round);
             self.proposed = None;
@@ -420,6 +427,16 @@ impl Watched {
             }
         })
     }
+}
+
+/// One look at the others.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    my_name: &'a MemberName,
+    timing: Timing,
+    /// It has a vote. Without one it only takes back what it said when it had one.
+    may_declare: bool,
+    now: BootTime,
 }
 
 /// What a voter saw, as a sentence.
