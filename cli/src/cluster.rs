@@ -1,0 +1,172 @@
+//! The verbs of `skcli cluster`.
+
+use crate::args::{Args, ClusterVerb, Lease};
+use crate::author::author;
+use crate::connection::{answer, connect};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::{cluster as text, json};
+use api::v1::cluster_client::ClusterClient;
+use api::v1::{
+    ClusterStateRequest, CreateTokenRequest, EventsRequest, InitRequest, JoinRequest, LeaseProfile,
+};
+use std::fs;
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+
+/// Joining ends when the new member has caught up; that may take a while.
+const JOIN_WAIT_S: u64 = 60;
+
+/// Does one verb; the answer is the exit code.
+pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Result<u8, Failure> {
+    match verb {
+        ClusterVerb::Init {
+            name,
+            me,
+            lease,
+            dry_run,
+        } => {
+            let request = InitRequest {
+                cluster: name.clone(),
+                server: server_name(me.server.as_deref())?,
+                addresses: addresses(&me.addresses)?,
+                lease: profile(*lease).into(),
+            };
+            if *dry_run {
+                return output.answer(
+                    || json::planned(text::plan_init(&request)),
+                    || text::plan_init(&request),
+                );
+            }
+            let reply = answer(JOIN_WAIT_S, client(args).await?.init(request.clone())).await?;
+            output.answer(
+                || json::init(&request, &reply),
+                || text::init(&request, &reply),
+            )
+        }
+        ClusterVerb::Token {
+            witness,
+            valid,
+            dry_run,
+        } => {
+            let request = CreateTokenRequest {
+                witness: *witness,
+                valid_for_s: *valid,
+                author: author(),
+            };
+            if *dry_run {
+                return output.answer(
+                    || json::planned(text::plan_token(&request)),
+                    || text::plan_token(&request),
+                );
+            }
+            let reply = answer(0, client(args).await?.create_token(request)).await?;
+            output.answer(|| json::token(&reply), || text::token(&reply, *witness))
+        }
+        ClusterVerb::Join {
+            address,
+            token,
+            me,
+            dry_run,
+        } => {
+            let request = JoinRequest {
+                address: checked(address)?,
+                token: token.clone(),
+                server: server_name(me.server.as_deref())?,
+                addresses: addresses(&me.addresses)?,
+            };
+            if *dry_run {
+                return output.answer(
+                    || json::planned(text::plan_join(&request)),
+                    || text::plan_join(&request),
+                );
+            }
+            let reply = answer(JOIN_WAIT_S, client(args).await?.join(request.clone())).await?;
+            output.answer(
+                || json::join(&request, &reply),
+                || text::join(&request, &reply),
+            )
+        }
+        ClusterVerb::State => {
+            let reply = answer(0, client(args).await?.state(ClusterStateRequest {})).await?;
+            output.answer(|| json::cluster(&reply), || text::state(&reply))
+        }
+        ClusterVerb::Events {
+            module,
+            newest,
+            follow,
+        } => {
+            let request = EventsRequest {
+                module: module.clone().unwrap_or_default(),
+                newest: *newest,
+                follow: *follow,
+            };
+            let mut events = answer(0, client(args).await?.events(request)).await?;
+            while let Some(event) = events.next().await {
+                let event = event.map_err(Failure::from_status)?;
+                output.line(|| json::event(&event), || text::event(&event))?;
+            }
+            Ok(0)
+        }
+    }
+}
+
+async fn client(args: &Args) -> Result<ClusterClient<Channel>, Failure> {
+    Ok(ClusterClient::new(connect(&args.socket()).await?))
+}
+
+fn profile(lease: Lease) -> LeaseProfile {
+    match lease {
+        Lease::Default => LeaseProfile::Default,
+        Lease::Fast => LeaseProfile::Fast,
+        Lease::Wide => LeaseProfile::Wide,
+    }
+}
+
+/// The name given, else the first part of the host name, which must then be usable.
+fn server_name(given: Option<&str>) -> Result<String, Failure> {
+    if let Some(name) = given {
+        return Ok(name.to_owned());
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .to_lowercase();
+    let name = host.trim().split('.').next().unwrap_or_default();
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 32
+        && name.chars().all(fits)
+    {
+        return Ok(name.to_owned());
+    }
+    Err(Failure::Usage {
+        what: format!(
+            "the host name \"{}\" cannot serve as the name of the server",
+            host.trim()
+        ),
+        next: "repeat the command with --server NAME".to_owned(),
+    })
+}
+
+fn addresses(given: &[String]) -> Result<Vec<String>, Failure> {
+    given.iter().map(|address| checked(address)).collect()
+}
+
+/// HOST:PORT with a port that is one; the daemon resolves and checks the rest.
+fn checked(address: &str) -> Result<String, Failure> {
+    let parts = address
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty());
+    let port = parts
+        .and_then(|(_, port)| port.parse::<u16>().ok())
+        .filter(|port| *port > 0);
+    if port.is_some() {
+        return Ok(address.to_owned());
+    }
+    Err(Failure::Usage {
+        what: format!(
+            "\"{address}\" is not an address: expected HOST:PORT, such as 10.0.0.1:9453 or [fd00::1]:9453"
+        ),
+        next: String::new(),
+    })
+}
