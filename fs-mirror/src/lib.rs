@@ -5,10 +5,17 @@
 //! This crate knows nothing of Raft: the node tells it the epoch, whether the peer is in the in-sync set, and until when
 //! it may serve ([`Gate`]).
 
+mod alone;
+pub mod copy;
 mod epoch;
+pub mod fs;
+pub mod fuse;
 pub mod gate;
+pub mod mount;
 pub mod replication;
 pub mod resync;
 
+pub use alone::Alone;
+pub use copy::{Copy, CopyConfig};
 pub use epoch::Epoch;
 pub use gate::Gate;

@@ -1,0 +1,212 @@
+//! One server's copy of a replicated directory: the real directory, opened before anything is mounted over it, and what
+//! must outlive a restart of the daemon.
+
+mod epoch_file;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::epoch::Epoch;
+use crate::mount::table;
+use epoch_file::EpochFile;
+pub use epoch_file::EpochError;
+
+/// Where a copy lives.
+#[derive(Clone, Debug)]
+pub struct CopyConfig {
+    /// The module, for messages and logs.
+    pub module: String,
+    /// The replicated directory.
+    pub directory: PathBuf,
+    /// Where the copy keeps its own files; made when missing. Never inside the replicated directory.
+    pub state_dir: PathBuf,
+}
+
+/// Why a directory cannot be replicated.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The root directory of the system.
+    #[error("the root directory cannot be replicated; name a directory below it")]
+    RootDirectory,
+    /// Nothing has that name.
+    #[error("directory {0} does not exist; create it on both servers")]
+    Missing(PathBuf),
+    /// Something else has that name.
+    #[error("{0} is not a directory")]
+    NotADirectory(PathBuf),
+    /// The path is relative.
+    #[error("{0} is not an absolute path")]
+    Relative(PathBuf),
+    /// A mirror file system is mounted there and serves.
+    #[error("{0} is already served by a running mirror; stop it first")]
+    AlreadyMounted(PathBuf),
+    /// The state would replicate itself.
+    #[error("state directory {state_dir} is inside the replicated directory {directory}")]
+    StateInside {
+        /// Where the state should go.
+        state_dir: PathBuf,
+        /// The replicated directory.
+        directory: PathBuf,
+    },
+    /// `/proc` is not mounted here; descriptors cannot be opened again without it.
+    #[error("open /proc/self/fd: mount /proc")]
+    NoProc(#[source] io::Error),
+    /// Any other failure of the system.
+    #[error("{action} {path}")]
+    Io {
+        /// What failed.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The epoch of the copy cannot be read.
+    #[error("read the epoch of the copy")]
+    Epoch(#[source] EpochError),
+}
+
+/// A copy of the replicated directory. Its descriptor leads below whatever is mounted over the directory later.
+#[derive(Debug)]
+pub struct Copy {
+    module: String,
+    directory: PathBuf,
+    root: OwnedFd,
+    epoch: Mutex<EpochFile>,
+}
+
+impl Copy {
+    /// Opens the directory and reads the copy's epoch. A mount left behind by a daemon that was killed is detached.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was changed except for a detached dead mount.
+    pub fn open(config: CopyConfig) -> Result<Arc<Copy>, OpenError> {
+        if !config.directory.is_absolute() {
+            return Err(OpenError::Relative(config.directory));
+        }
+        detach_dead_mounts(&config.directory)?;
+        let directory = canonical(&config.directory)?;
+        let root = open_root(&directory)?;
+        check_proc()?;
+        create_state_dir(&config.state_dir, &directory)?;
+        let epoch = EpochFile::open(&config.state_dir).map_err(OpenError::Epoch)?;
+        raise_descriptor_limit();
+        Ok(Arc::new(Copy { module: config.module, directory, root, epoch: Mutex::new(epoch) }))
+    }
+
+    /// The module this is a copy of.
+    pub fn module(&self) -> &str {
+        &self.module
+    }
+
+    /// The replicated directory, without symbolic links.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The real directory (an `O_PATH` descriptor), whatever is mounted over it.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The newest epoch this copy has ever taken part in; zero before the first.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch.lock().epoch()
+    }
+
+    /// Makes `epoch` durable; only then may it be used. The same epoch again is no change.
+    ///
+    /// # Errors
+    /// `Stale` when the copy has seen a newer epoch; an I/O error otherwise. The old epoch stays in force then.
+    pub fn persist_epoch(&self, epoch: Epoch) -> Result<(), EpochError> {
+        self.epoch.lock().advance(epoch)
+    }
+}
+
+/// Mounts of a daemon that was killed answer ENOTCONN for ever; several may lie on top of each other.
+fn detach_dead_mounts(directory: &Path) -> Result<(), OpenError> {
+    const DEAD_MOUNTS_MAX: usize = 16;
+    for _ in 0..DEAD_MOUNTS_MAX {
+        match stat(directory) {
+            Err(Errno::NOTCONN) => {}
+            Ok(_) | Err(_) => return Ok(()),
+        }
+        crate::mount::detach(directory).map_err(|source| OpenError::Io {
+            action: "detach the dead mount on",
+            path: directory.to_owned(),
+            source,
+        })?;
+        tracing::info!(directory = %directory.display(), "detached the mount of a daemon that is gone");
+    }
+    Ok(())
+}
+
+fn canonical(directory: &Path) -> Result<PathBuf, OpenError> {
+    let canonical = directory.canonicalize().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing(directory.to_owned()),
+        io::ErrorKind::NotADirectory => OpenError::NotADirectory(directory.to_owned()),
+        _ => OpenError::Io { action: "resolve", path: directory.to_owned(), source },
+    })?;
+    if canonical == Path::new("/") {
+        return Err(OpenError::RootDirectory);
+    }
+    if table::is_mirror(&canonical) {
+        return Err(OpenError::AlreadyMounted(canonical));
+    }
+    Ok(canonical)
+}
+
+fn open_root(directory: &Path) -> Result<OwnedFd, OpenError> {
+    let io = |action| move |e: Errno| OpenError::Io { action, path: directory.to_owned(), source: e.into() };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = openat(CWD, directory, flags, Mode::empty()).map_err(|e| match e {
+        Errno::NOTDIR => OpenError::NotADirectory(directory.to_owned()),
+        other => io("open")(other),
+    })?;
+    // A bind mount of the system's root elsewhere is the root all the same.
+    let (ours, system) = (fstat(&root).map_err(io("stat"))?, stat("/").map_err(io("stat"))?);
+    if (ours.st_dev, ours.st_ino) == (system.st_dev, system.st_ino) {
+        return Err(OpenError::RootDirectory);
+    }
+    Ok(root)
+}
+
+fn check_proc() -> Result<(), OpenError> {
+    stat("/proc/self/fd").map(drop).map_err(|e| OpenError::NoProc(e.into()))
+}
+
+fn create_state_dir(state_dir: &Path, directory: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::DirBuilderExt;
+    if state_dir.starts_with(directory) {
+        let (state_dir, directory) = (state_dir.to_owned(), directory.to_owned());
+        return Err(OpenError::StateInside { state_dir, directory });
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|source| OpenError::Io {
+        action: "create the state directory",
+        path: state_dir.to_owned(),
+        source,
+    })
+}
+
+/// Every inode the kernel knows holds one descriptor: takes as many as the system gives. What is refused shows later as
+/// EMFILE to the application, so a failure here is not one.
+fn raise_descriptor_limit() {
+    let current = getrlimit(Resource::Nofile);
+    let system_max = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let wanted = system_max.into_iter().chain(current.maximum).max();
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted });
+    if raised.is_err() && setrlimit(Resource::Nofile, Rlimit { current: current.maximum, ..current }).is_err() {
+        tracing::warn!(limit = ?current.current, "the limit of open files could not be raised");
+    }
+}
+
+#[cfg(test)]
+mod tests;
