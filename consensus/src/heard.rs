@@ -1,16 +1,18 @@
 //! When each member was last heard, per LAN: what connections prefer, and what people are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::liveness::BootTime;
 use crate::state::ServerId;
 
-/// Last signs of life: heartbeats received and heartbeats answered.
+/// Last signs of life: heartbeats received and heartbeats answered, and whom the others say they hear.
 pub(crate) struct Heard {
     last: Mutex<BTreeMap<(ServerId, usize), BootTime>>,
+    reports: Mutex<BTreeMap<ServerId, BTreeSet<ServerId>>>,
     fresh: Duration,
 }
 
@@ -19,6 +21,7 @@ impl Heard {
     pub(crate) fn new(fresh: Duration) -> Heard {
         Heard {
             last: Mutex::default(),
+            reports: Mutex::default(),
             fresh,
         }
     }
@@ -27,14 +30,36 @@ impl Heard {
         self.last.lock().insert((server, lan), at);
     }
 
+    /// `server` says that it hears `hears`.
+    pub(crate) fn note_report(&self, server: ServerId, hears: BTreeSet<ServerId>) {
+        self.reports.lock().insert(server, hears);
+    }
+
+    /// Whom `server` says it hears; nobody when it has not been heard itself of late.
+    pub(crate) fn report(&self, server: ServerId) -> BTreeSet<ServerId> {
+        if self.is_fresh_any(server) {
+            self.reports
+                .lock()
+                .get(&server)
+                .cloned()
+                .unwrap_or_default()
+        } else {
+            BTreeSet::new()
+        }
+    }
+
     pub(crate) fn is_fresh(&self, server: ServerId, lan: usize) -> bool {
         self.age(server, lan).is_some_and(|age| age <= self.fresh)
+    }
+
+    pub(crate) fn is_fresh_any(&self, server: ServerId) -> bool {
+        self.age_any(server).is_some_and(|age| age <= self.fresh)
     }
 
     /// Time since `server` was last heard on `lan`; `None` when it never was.
     pub(crate) fn age(&self, server: ServerId, lan: usize) -> Option<Duration> {
         let last = self.last.lock().get(&(server, lan)).copied()?;
-        Some(crate::clock::since(last))
+        Some(clock::since(last))
     }
 
     /// Time since `server` was last heard on any LAN.
@@ -44,6 +69,6 @@ impl Heard {
             .range((server, 0)..=(server, usize::MAX))
             .map(|(_, at)| *at)
             .max()?;
-        Some(crate::clock::since(heard))
+        Some(clock::since(heard))
     }
 }

@@ -3,9 +3,11 @@
 //! Every `openraft::` name of the workspace is below this module: its API moves between pre-releases.
 
 pub(crate) mod codec;
+pub(crate) mod config;
 pub(crate) mod dial;
 pub(crate) mod flusher;
 pub(crate) mod guard;
+pub(crate) mod leadership;
 pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod membership;

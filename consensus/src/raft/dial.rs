@@ -60,7 +60,7 @@ pub(crate) enum Purpose {
 
 /// Why there is no connection to a member.
 #[derive(Debug, Clone, Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// The member is in no list: not in the applied state, not among those known from the start.
     #[error("no address is known for server {0}")]
     Unknown(ServerId),
@@ -100,8 +100,11 @@ pub(crate) struct Links {
     dialer: Arc<dyn Dialer>,
     book: AddressBook,
     heard: Arc<Heard>,
-    slots: Mutex<BTreeMap<(ServerId, Purpose), Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<BTreeMap<(ServerId, Purpose), SharedSlot>>,
 }
+
+/// Held across dialling, so that one connection is made however many wait for it.
+type SharedSlot = Arc<tokio::sync::Mutex<Slot>>;
 
 /// A connection, or when it last failed.
 #[derive(Default)]
@@ -125,14 +128,6 @@ impl Links {
             heard,
             slots: Mutex::default(),
         })
-    }
-
-    pub(crate) fn book(&self) -> &AddressBook {
-        &self.book
-    }
-
-    pub(crate) fn dialer(&self) -> &Arc<dyn Dialer> {
-        &self.dialer
     }
 
     /// A channel to `peer`, connected now or before. Dialling goes on when the caller gives up waiting: a caller that waits

@@ -19,18 +19,35 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// # Errors
-    /// `PERMISSION_DENIED`: the caller proves no identity, another one than it names, or is no member. `FAILED_PRECONDITION`: the
-    /// call was meant for another member; a leader that replicates to itself because of a wrong address would break Raft.
+    /// As [`Guard::check_peer`].
     pub(crate) fn check(
         &self,
         extensions: &Extensions,
         from: u64,
         to: u64,
     ) -> Result<ServerId, Status> {
-        let Some(Peer(peer)) = extensions.get::<Peer>().copied() else {
-            return Err(Status::permission_denied(
-                "only members of the cluster may call: show a certificate",
-            ));
+        self.check_peer(extensions.get().copied(), from, to)
+    }
+
+    /// The member that calls, for streams whose messages are checked one by one.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`: the caller proves no identity.
+    pub(crate) fn peer(&self, extensions: &Extensions) -> Result<Peer, Status> {
+        extensions.get().copied().ok_or_else(no_certificate)
+    }
+
+    /// # Errors
+    /// `PERMISSION_DENIED`: the caller proves no identity, another one than it names, or is no member. `FAILED_PRECONDITION`: the
+    /// call was meant for another member; a leader that replicates to itself because of a wrong address would break Raft.
+    pub(crate) fn check_peer(
+        &self,
+        peer: Option<Peer>,
+        from: u64,
+        to: u64,
+    ) -> Result<ServerId, Status> {
+        let Some(Peer(peer)) = peer else {
+            return Err(no_certificate());
         };
         if peer.0 != from {
             return Err(Status::permission_denied(format!(
@@ -53,4 +70,8 @@ impl Guard {
         }
         Ok(peer)
     }
+}
+
+fn no_certificate() -> Status {
+    Status::permission_denied("only members of the cluster may call: show a certificate")
 }

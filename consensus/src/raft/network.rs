@@ -1,7 +1,6 @@
 //! Raft's calls to other members.
 
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,9 +231,4 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         self.call(Purpose::Leadership, option.hard_ttl(), &request, call)
             .await
     }
-}
-
-/// The error of a local Raft that has stopped, as `io::Error`.
-pub(crate) fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::other(error)
 }

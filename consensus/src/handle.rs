@@ -1,0 +1,411 @@
+//! The handle on consensus that the node holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{EmptyNode, Instant as _};
+use parking_lot::Mutex;
+use store::{BindError, Identity, OpenError, Origin, Store};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
+use tokio::time::{Instant, sleep};
+use tonic::service::Routes;
+
+use crate::announce::announce;
+use crate::heard::Heard;
+use crate::liveness::Timing;
+use crate::liveness_shell::{Beats, HeartbeatService, Lease, Liveness, LivenessThread, declare};
+use crate::proto::heartbeats_server::HeartbeatsServer;
+use crate::proto::proposals_server::ProposalsServer;
+use crate::proto::raft_server::RaftServer;
+use crate::raft::config::{SILENCE_HEARTBEATS, raft_config};
+use crate::raft::dial::{AddressBook, Dialer, Links};
+use crate::raft::flusher::Flusher;
+use crate::raft::guard::Guard;
+use crate::raft::leadership::hand_over;
+use crate::raft::log::{RaftLog, SnapshotStore};
+use crate::raft::machine::{Applied, Machine};
+use crate::raft::membership::maintain;
+use crate::raft::network::{MESSAGE_BYTES_MAX, Network};
+use crate::raft::proposals::{ProposalService, ProposeError, Proposer, ReadError};
+use crate::raft::service::RaftService;
+use crate::raft::types::Raft;
+use crate::state::{Accepted, ClusterState, Incarnation, Proposal, ServerId};
+
+/// How long the first server waits to lead the group it alone forms.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What consensus needs to know to start.
+pub struct Options {
+    /// This member.
+    pub me: ServerId,
+    /// Random id of the cluster: the store is bound to it and to `me` (rule R12).
+    pub cluster: [u8; 16],
+    /// Whether this member has just been given its identity or has run before.
+    pub origin: Origin,
+    /// Directory of the store.
+    pub dir: PathBuf,
+    /// Opens connections to other members.
+    pub dialer: Arc<dyn Dialer>,
+    /// Number of this start, larger than any before.
+    pub incarnation: Incarnation,
+    /// Addresses of members known from joining, used until the cluster state has arrived.
+    pub known: BTreeMap<ServerId, Vec<SocketAddr>>,
+    /// The lease time `L` of the cluster in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// Why consensus did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("open consensus store")]
+    Open(#[from] OpenError),
+    /// The store is not this member's.
+    #[error("bind consensus store")]
+    Bind(#[from] BindError),
+    /// A thread could not be started.
+    #[error("start thread")]
+    Thread(#[source] io::Error),
+    /// Raft could not recover.
+    #[error("start raft")]
+    Raft(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why the cluster could not be created.
+#[derive(Debug, Error)]
+pub enum BootstrapError {
+    /// This server belongs to a cluster already.
+    #[error("this server belongs to a cluster already")]
+    AlreadyMember,
+    /// Raft refused to start its group.
+    #[error("form raft group")]
+    Raft(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The group of one did not elect its only voter in time.
+    #[error("this server did not become leader of its own group within {BOOTSTRAP_TIMEOUT:?}")]
+    NoLeader,
+    /// The first entry was not accepted.
+    #[error("commit first entry")]
+    Propose(#[from] ProposeError),
+}
+
+/// What people are shown. It is this member's view, not a decision.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Who is thought to lead. A leader that has lost its quorum goes on calling itself leader: see `last_quorum_age`.
+    pub leader: Option<ServerId>,
+    /// Raft term.
+    pub term: u64,
+    /// Index of the last entry applied here.
+    pub applied_index: u64,
+    /// On the leader: time since a quorum acknowledged it.
+    pub last_quorum_age: Option<Duration>,
+    /// Members that vote in Raft's configuration; it follows the cluster state with some delay.
+    pub voters: BTreeSet<ServerId>,
+    /// Time since each other member was heard, per LAN; `None`: never since this start.
+    pub heard: BTreeMap<(ServerId, usize), Option<Duration>>,
+}
+
+/// Consensus, running. A cheap clone.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: ServerId,
+    raft: Raft,
+    applied: watch::Receiver<Applied>,
+    proposer: Proposer,
+    guard: Guard,
+    liveness: Arc<Liveness>,
+    lease: Lease,
+    heard: Arc<Heard>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What shutting down ends.
+struct Running {
+    tasks: Vec<JoinHandle<()>>,
+    thread: LivenessThread,
+}
+
+impl Running {
+    /// Ends everything; blocks until the liveness thread has ended, at its next await.
+    fn stop(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.thread.stop();
+    }
+}
+
+impl Consensus {
+    /// Opens the store, recovers the state and takes part.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(options: Options) -> Result<Consensus, StartError> {
+        let Options {
+            me,
+            cluster,
+            origin,
+            dir,
+            dialer,
+            incarnation,
+            known,
+            lease_ms,
+        } = options;
+        let store = open_store(
+            dir,
+            Identity {
+                cluster,
+                server: me.0,
+            },
+            origin,
+        )
+        .await?;
+        let timing = Timing::new(lease_ms);
+        let heard = Arc::new(Heard::new(
+            Duration::from_nanos(timing.heartbeat_ns) * SILENCE_HEARTBEATS,
+        ));
+        let flusher = Flusher::start().map_err(StartError::Thread)?;
+        let (machine, applied) = Machine::new(SnapshotStore::new(&store, flusher.clone()));
+        let book = AddressBook {
+            applied: applied.clone(),
+            known,
+        };
+        let links = Links::new(dialer.clone(), book, heard.clone());
+        let config =
+            Arc::new(raft_config(timing).map_err(|error| StartError::Raft(Box::new(error)))?);
+        let network = Network {
+            me,
+            links: links.clone(),
+        };
+        let raft = Raft::new(
+            me.0,
+            config,
+            network,
+            RaftLog::new(&store, flusher),
+            machine,
+        )
+        .await;
+        let raft = raft.map_err(|error| StartError::Raft(Box::new(error)))?;
+
+        let proposer = Proposer {
+            me,
+            raft: raft.clone(),
+            links,
+            applied: applied.clone(),
+        };
+        let (liveness, lease) =
+            Liveness::new(timing, me, incarnation, applied.clone(), heard.clone());
+        let beats = Beats {
+            me,
+            incarnation,
+            timing,
+            dialer,
+            applied: applied.clone(),
+            heard: heard.clone(),
+            liveness: liveness.clone(),
+        };
+        let (thread, actions) = LivenessThread::start(beats).map_err(StartError::Thread)?;
+        let silence = Duration::from_nanos(timing.lease_ns / 2);
+        let tasks = vec![
+            spawn(maintain(raft.clone(), applied.clone())),
+            spawn(hand_over(
+                me,
+                raft.clone(),
+                applied.clone(),
+                heard.clone(),
+                silence,
+            )),
+            spawn(declare(me, proposer.clone(), actions)),
+            spawn(announce(me, incarnation, proposer.clone(), applied.clone())),
+        ];
+        let guard = Guard {
+            me,
+            applied: applied.clone(),
+        };
+        let running = Mutex::new(Some(Running { tasks, thread }));
+        let inner = Inner {
+            me,
+            raft,
+            applied,
+            proposer,
+            guard,
+            liveness,
+            lease,
+            heard,
+            running,
+        };
+        Ok(Consensus {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Forms a group of this member alone and commits the first entry. Repeated after a crash in between, it goes on.
+    ///
+    /// # Errors
+    /// [`BootstrapError`].
+    pub async fn bootstrap(&self, first: Proposal) -> Result<(), BootstrapError> {
+        let raft_error = |error| BootstrapError::Raft(error);
+        let Inner {
+            me,
+            raft,
+            applied,
+            proposer,
+            ..
+        } = &*self.inner;
+        if applied.borrow().state.cluster.is_some() {
+            return Err(BootstrapError::AlreadyMember);
+        }
+        if !raft
+            .is_initialized()
+            .await
+            .map_err(|error| raft_error(Box::new(error)))?
+        {
+            let members = BTreeMap::from([(me.0, EmptyNode::new())]);
+            raft.initialize(members)
+                .await
+                .map_err(|error| raft_error(Box::new(error)))?;
+        }
+        let until = Instant::now() + BOOTSTRAP_TIMEOUT;
+        while proposer.leader() != Some(*me) {
+            if Instant::now() >= until {
+                return Err(BootstrapError::NoLeader);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        proposer.propose(first, BOOTSTRAP_TIMEOUT).await?;
+        Ok(())
+    }
+
+    /// Proposes to the leader, wherever it is, and tries again until `deadline`. When it returns, this member may not have
+    /// applied the entry yet unless it leads; [`Consensus::watch`] tells.
+    ///
+    /// # Errors
+    /// [`ProposeError::Rejected`] is final, [`ProposeError::NoLeader`] left no trace, [`ProposeError::TimedOut`] may still be committed.
+    pub async fn propose(
+        &self,
+        proposal: Proposal,
+        deadline: Duration,
+    ) -> Result<Accepted, ProposeError> {
+        self.inner.proposer.propose(proposal, deadline).await
+    }
+
+    /// The state as applied here, however old.
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.inner.applied.borrow().state.clone()
+    }
+
+    /// Every newly applied state; of several in a row a slow watcher sees the last.
+    pub fn watch(&self) -> watch::Receiver<Applied> {
+        self.inner.applied.clone()
+    }
+
+    /// The state, with everything in it that was committed when this was called (rule R13).
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_index(&self, deadline: Duration) -> Result<Arc<ClusterState>, ReadError> {
+        self.inner.proposer.read_index(deadline).await
+    }
+
+    /// The services that other members call. Each request must carry a [`crate::Peer`] extension.
+    pub fn routes(&self) -> Routes {
+        let Inner {
+            raft,
+            proposer,
+            guard,
+            liveness,
+            heard,
+            ..
+        } = &*self.inner;
+        let raft = RaftServer::new(RaftService {
+            raft: raft.clone(),
+            guard: guard.clone(),
+        })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let proposals = ProposalService {
+            proposer: proposer.clone(),
+            guard: guard.clone(),
+        };
+        let heartbeats = HeartbeatService {
+            liveness: liveness.clone(),
+            heard: heard.clone(),
+            guard: guard.clone(),
+        };
+        Routes::new(raft)
+            .add_service(ProposalsServer::new(proposals))
+            .add_service(HeartbeatsServer::new(heartbeats))
+    }
+
+    /// The lease of this server.
+    pub fn lease(&self) -> Lease {
+        self.inner.lease.clone()
+    }
+
+    /// This member's view, for display.
+    pub fn status(&self) -> Status {
+        let Inner {
+            me,
+            raft,
+            applied,
+            heard,
+            ..
+        } = &*self.inner;
+        let metrics = raft.metrics().borrow_watched().clone();
+        let applied = applied.borrow().clone();
+        let others = applied.state.members.iter().filter(|(id, _)| *id != me);
+        let lans =
+            others.flat_map(|(id, member)| (0..member.addresses.len()).map(|lan| (*id, lan)));
+        Status {
+            leader: metrics.current_leader.map(ServerId),
+            term: metrics.current_term,
+            applied_index: applied.index,
+            last_quorum_age: metrics.last_quorum_acked.map(|at| at.elapsed()),
+            voters: metrics
+                .membership_config
+                .voter_ids()
+                .map(ServerId)
+                .collect(),
+            heard: lans
+                .map(|(id, lan)| ((id, lan), heard.age(id, lan)))
+                .collect(),
+        }
+    }
+
+    /// Stops taking part; further calls on clones fail. The store is closed when the last clone and the routes are gone.
+    pub async fn shutdown(self) {
+        let running = self.inner.running.lock().take();
+        if let Some(running) = running
+            && let Err(error) = spawn_blocking(move || running.stop()).await
+        {
+            log_join_error(&error);
+        }
+        if let Err(error) = self.inner.raft.shutdown().await {
+            log_join_error(&error);
+        }
+    }
+}
+
+fn log_join_error(error: &JoinError) {
+    tracing::error!(%error, "consensus did not stop cleanly");
+}
+
+async fn open_store(dir: PathBuf, identity: Identity, origin: Origin) -> Result<Store, StartError> {
+    let opening = spawn_blocking(move || {
+        let store = Store::open(&dir)?;
+        store.bind(identity, origin)?;
+        Ok(store)
+    });
+    opening
+        .await
+        .map_err(|error| StartError::Thread(io::Error::other(error)))?
+}

@@ -1,0 +1,243 @@
+//! Heartbeats out: one connection to each voter on each LAN, so that no LAN and no voter delays another.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tracing::debug;
+
+use super::Liveness;
+use crate::clock;
+use crate::heard::Heard;
+use crate::liveness::{BootTime, Timing};
+use crate::proto::heartbeats_client::HeartbeatsClient;
+use crate::proto::{Heartbeat, HeartbeatAnswer};
+use crate::raft::dial::{ConnectError, Dialer, connect};
+use crate::raft::machine::Applied;
+use crate::state::{Incarnation, ServerId};
+
+/// Time for one connection, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+/// A connection on which nothing is answered for so long is replaced.
+const SILENCE_MAX: Duration = Duration::from_millis(600);
+/// Between the starts of two attempts to connect.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(150);
+/// Heartbeats waiting for the connection: a newer one is worth more than an old one, so few.
+const QUEUE_MAX: usize = 2;
+
+/// One round of heartbeats. All LANs carry the same time, so that none makes another look old.
+#[derive(Debug, Clone, Default)]
+struct Beat {
+    sent: BootTime,
+    applied: u64,
+    hears: Vec<u64>,
+}
+
+/// Sends the heartbeats of one server.
+pub(crate) struct Beats {
+    pub(crate) me: ServerId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) timing: Timing,
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) applied: watch::Receiver<Applied>,
+    pub(crate) heard: Arc<Heard>,
+    pub(crate) liveness: Arc<Liveness>,
+}
+
+/// Where a heartbeat goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    voter: ServerId,
+    lan: usize,
+    address: SocketAddr,
+}
+
+impl Beats {
+    pub(crate) fn liveness(&self) -> &Arc<Liveness> {
+        &self.liveness
+    }
+
+    /// Sends until dropped; the links end with it.
+    pub(crate) async fn run(self) {
+        let (sender, beat) = watch::channel(Beat::default());
+        let mut links = Links::default();
+        let mut ticks = interval(Duration::from_nanos(self.timing.heartbeat_ns));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            links.follow(self.targets(), |target| self.link(target, beat.clone()));
+            sender.send_replace(self.beat());
+        }
+    }
+
+    fn beat(&self) -> Beat {
+        let (voters, applied) = {
+            let applied = self.applied.borrow();
+            (applied.state.voters(), applied.index)
+        };
+        let hears = voters
+            .into_iter()
+            .filter(|voter| self.heard.is_fresh_any(*voter))
+            .map(|voter| voter.0)
+            .collect();
+        Beat {
+            sent: clock::now(),
+            applied,
+            hears,
+        }
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let state = self.applied.borrow().state.clone();
+        let voters = state.voters();
+        let others = state
+            .members
+            .iter()
+            .filter(|(id, _)| **id != self.me && voters.contains(id));
+        let each_lan = others.flat_map(|(id, member)| {
+            let lans = member.addresses.iter().enumerate();
+            lans.map(|(lan, address)| Target {
+                voter: *id,
+                lan,
+                address: *address,
+            })
+        });
+        each_lan.collect()
+    }
+
+    fn link(&self, target: Target, beat: watch::Receiver<Beat>) -> Link {
+        Link {
+            me: self.me,
+            incarnation: self.incarnation,
+            target,
+            dialer: self.dialer.clone(),
+            liveness: self.liveness.clone(),
+            beat,
+        }
+    }
+}
+
+/// The running links; dropping it ends them.
+#[derive(Default)]
+struct Links(BTreeMap<Target, JoinHandle<()>>);
+
+impl Links {
+    fn follow(&mut self, targets: Vec<Target>, link: impl Fn(Target) -> Link) {
+        self.0.retain(|target, task| {
+            let is_wanted = targets.contains(target);
+            if !is_wanted {
+                task.abort();
+            }
+            is_wanted
+        });
+        for target in targets {
+            self.0
+                .entry(target)
+                .or_insert_with(|| spawn(link(target).run()));
+        }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.0.values().for_each(JoinHandle::abort);
+    }
+}
+
+/// Heartbeats to one voter on one LAN.
+struct Link {
+    me: ServerId,
+    incarnation: Incarnation,
+    target: Target,
+    dialer: Arc<dyn Dialer>,
+    liveness: Arc<Liveness>,
+    beat: watch::Receiver<Beat>,
+}
+
+impl Link {
+    async fn run(mut self) {
+        loop {
+            let next_attempt = Instant::now() + RECONNECT_INTERVAL;
+            match self.open().await {
+                Ok((queue, answers)) => self.exchange(queue, answers).await,
+                Err(error) => debug!(target = ?self.target, %error, "no heartbeat connection"),
+            }
+            sleep_until(next_attempt).await;
+        }
+    }
+
+    async fn open(
+        &self,
+    ) -> Result<(mpsc::Sender<Heartbeat>, Streaming<HeartbeatAnswer>), ConnectError> {
+        let Target {
+            voter,
+            lan,
+            address,
+        } = self.target;
+        let channel = connect(self.dialer.clone(), voter, lan, address, CONNECT_TIMEOUT).await?;
+        let (queue, queued) = mpsc::channel(QUEUE_MAX);
+        // The answer to the call may come only with the first answer in it, so the first heartbeat must be under way.
+        let first = self.heartbeat();
+        let _ = queue.try_send(first);
+        let unreachable = |source| ConnectError::Unreachable {
+            peer: voter,
+            source,
+        };
+        let mut client = HeartbeatsClient::new(channel);
+        let exchange = client.exchange(ReceiverStream::new(queued));
+        let opened = timeout(SILENCE_MAX, exchange)
+            .await
+            .map_err(|error| unreachable(Arc::new(error)))?;
+        let answers = opened
+            .map_err(|status| unreachable(Arc::new(status)))?
+            .into_inner();
+        Ok((queue, answers))
+    }
+
+    /// Sends each beat and takes the answers until the voter falls silent.
+    async fn exchange(
+        &mut self,
+        queue: mpsc::Sender<Heartbeat>,
+        mut answers: Streaming<HeartbeatAnswer>,
+    ) {
+        let mut silent_from = Instant::now() + SILENCE_MAX;
+        loop {
+            tokio::select! {
+                answer = answers.message() => match answer {
+                    Ok(Some(HeartbeatAnswer { sent_at, granted })) => {
+                        silent_from = Instant::now() + SILENCE_MAX;
+                        self.liveness.on_answer(self.target.voter, self.target.lan, BootTime(sent_at), granted);
+                    }
+                    Ok(None) | Err(_) => return,
+                },
+                changed = self.beat.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A full queue means that the connection is stuck: silence will end it.
+                    let _ = queue.try_send(self.heartbeat());
+                }
+                () = sleep_until(silent_from) => return,
+            }
+        }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        let beat = self.beat.borrow();
+        Heartbeat {
+            from: self.me.0,
+            to: self.target.voter.0,
+            lan: u32::try_from(self.target.lan).unwrap_or(u32::MAX),
+            incarnation: self.incarnation.0,
+            sent_at: beat.sent.0,
+            applied: beat.applied,
+            hears: beat.hears.clone(),
+        }
+    }
+}
