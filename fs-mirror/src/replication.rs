@@ -9,6 +9,7 @@ pub mod core;
 pub mod link;
 mod outbox;
 pub mod replicator;
+pub mod secondary;
 pub mod shipping;
 pub mod stats;
 pub mod wire;

@@ -3,6 +3,8 @@
 //! `source` walks the tree, binds every object and compares block digests; its decisions are in the pure `core`. The
 //! replication hands it what the secondary answers through [`Listener`].
 
+pub(crate) mod target;
+
 /// The unit of comparison, in bytes: every digest is of one block, the last block of a file may be shorter.
 pub const BLOCK_BYTES: u64 = 128 * 1024;
 

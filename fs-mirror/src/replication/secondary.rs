@@ -1,0 +1,253 @@
+//! The secondary's side of replication: receives a session and applies it to the directory.
+//!
+//! Changes of names and of directories are applied by the receiving thread in the order of the wire. Changes of one file
+//! are applied in that file's order: in the receiving thread when nothing else waits, so that a single writer pays no
+//! hand-over, else by workers. Every change is acknowledged once it is applied; acknowledgements share frames and system
+//! calls. What cannot be applied is refused, and the session is over (R11).
+
+pub(crate) mod apply;
+pub(crate) mod error;
+pub(crate) mod object;
+mod pool;
+mod session;
+pub(crate) mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use self::error::ApplyError;
+
+use self::apply::Counters;
+use self::session::{Receiver, Shared};
+use self::tree::Tree;
+use super::link::{Link, LinkError};
+use super::wire::{Hello, HelloReply, Message, RefusalReason, WireError};
+use crate::Epoch;
+
+/// A primary of whom nothing was heard for so long is gone; it pings every 150 ms.
+pub const PRIMARY_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The newest epoch of a copy, durable.
+pub trait Epochs: Send + Sync + 'static {
+    /// The newest epoch that this copy has taken part in.
+    fn epoch(&self) -> Epoch;
+
+    /// Makes a newer epoch durable before it returns.
+    ///
+    /// # Errors
+    /// It is not durable, and must not be answered for.
+    fn persist(&self, epoch: Epoch) -> io::Result<()>;
+}
+
+/// How a session is applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads beside the receiving one.
+    pub workers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { workers: 2 }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum EndCause {
+    /// We ended it.
+    #[error("the secondary ended the session")]
+    Finished,
+    /// The connection failed, or the primary broke the protocol.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Nothing was heard of the primary.
+    #[error("the primary was silent for {silent:?}")]
+    Silent {
+        /// For how long.
+        silent: Duration,
+    },
+    /// A change could not be applied: this copy is not in sync any more.
+    #[error("change {seq} could not be applied")]
+    NotApplied {
+        /// The change.
+        seq: u64,
+        /// Why.
+        #[source]
+        error: ApplyError,
+    },
+    /// A new epoch could not be made durable.
+    #[error("persist the epoch")]
+    NotDurable(#[source] io::Error),
+}
+
+impl From<WireError> for EndCause {
+    fn from(error: WireError) -> EndCause {
+        EndCause::Link(error.into())
+    }
+}
+
+/// Why a session did not begin. The primary was told.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// This copy has followed a later primary.
+    #[error("greeting of epoch {given}, this copy has seen {persisted}")]
+    StaleEpoch {
+        /// In the greeting.
+        given: Epoch,
+        /// Ours.
+        persisted: Epoch,
+    },
+    /// A session that is as new runs.
+    #[error("session {session} is running")]
+    Busy {
+        /// Its number.
+        session: u64,
+    },
+    /// The epoch could not be made durable.
+    #[error("persist the epoch")]
+    NotDurable(#[source] io::Error),
+    /// The directory cannot be read.
+    #[error("open the copy")]
+    Directory(#[source] ApplyError),
+    /// The connection failed.
+    #[error("answer the primary")]
+    Link(#[from] LinkError),
+    /// The system gives no thread.
+    #[error("start a thread for the session")]
+    Thread(#[source] io::Error),
+}
+
+/// What was applied so far in a session.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// Changes applied and acknowledged.
+    pub changes: u64,
+    /// Bytes of content written.
+    pub bytes_written: u64,
+    /// Blocks compared by digest.
+    pub blocks_compared: u64,
+    /// Those that differed and were asked for.
+    pub blocks_different: u64,
+}
+
+/// A running session. Dropping it finishes it.
+#[derive(Debug)]
+pub struct ApplySession {
+    id: u64,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl ApplySession {
+    /// Checks and answers the greeting, and applies what follows to the directory `root`. `on_end` is called once, by a
+    /// thread of the session, when nothing more will be applied.
+    ///
+    /// # Errors
+    /// See [`AcceptError`]; the primary was told when the connection allowed it.
+    pub fn accept(
+        root: OwnedFd,
+        epochs: Arc<dyn Epochs>,
+        mut link: Link,
+        hello: &Hello,
+        options: Options,
+        on_end: Box<dyn FnOnce(EndCause) + Send>,
+    ) -> Result<ApplySession, AcceptError> {
+        let persisted = epochs.epoch();
+        if hello.epoch < persisted {
+            link.refuse(RefusalReason::StaleEpoch { persisted })?;
+            return Err(AcceptError::StaleEpoch {
+                given: hello.epoch,
+                persisted,
+            });
+        }
+        if hello.epoch > persisted
+            && let Err(error) = epochs.persist(hello.epoch)
+        {
+            link.refuse(RefusalReason::NotDurable)?;
+            return Err(AcceptError::NotDurable(error));
+        }
+        let tree = Tree::new(root).map_err(AcceptError::Directory)?;
+        link.send_message(hello.epoch, &Message::HelloReply(HelloReply::Accepted))?;
+
+        let counters = Arc::new(Counters::default());
+        let (sender, receiver) = link.split();
+        let shared = Arc::new(Shared::new(sender, hello.epoch, &tree, counters.clone()));
+        let mut session = ApplySession {
+            id: hello.session,
+            shared,
+            counters,
+            threads: Vec::new(),
+        };
+        let receiver = Receiver::new(session.shared.clone(), receiver, tree, epochs, &options);
+        let receiver = receiver.map_err(AcceptError::Thread)?;
+        let pulse = session.shared.clone();
+        session.spawn("mirror-receive", move || on_end(receiver.run()))?;
+        session.spawn("mirror-pulse", move || pulse.keep_alive())?;
+        Ok(session)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), AcceptError> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(run)
+            .map_err(AcceptError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Number of the session.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Ends the session. Everything that had arrived whole is applied when it returns, and nothing will be applied or
+    /// acknowledged afterwards.
+    pub fn finish(mut self) {
+        self.end();
+    }
+
+    /// What was applied so far.
+    pub fn applied(&self) -> Applied {
+        let Counters {
+            changes,
+            bytes_written,
+            blocks_compared,
+            blocks_different,
+        } = &*self.counters;
+        Applied {
+            changes: changes.load(Ordering::Relaxed),
+            bytes_written: bytes_written.load(Ordering::Relaxed),
+            blocks_compared: blocks_compared.load(Ordering::Relaxed),
+            blocks_different: blocks_different.load(Ordering::Relaxed),
+        }
+    }
+
+    fn end(&mut self) {
+        self.shared.is_finishing.store(true, Ordering::Release);
+        self.shared.link.close();
+        let me = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != me) {
+            // One that panicked has left its message.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ApplySession {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

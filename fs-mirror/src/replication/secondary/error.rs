@@ -1,0 +1,47 @@
+//! Why a change could not be applied here.
+
+use rustix::io::Errno;
+
+use crate::replication::change::FileId;
+
+/// The session ends, and this copy leaves the in-sync set (R11).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The local file system failed, or differs from the primary's.
+    #[error("{operation}: {errno}")]
+    System {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        errno: Errno,
+    },
+    /// The primary names an object that it has not introduced.
+    #[error("object {} is not known in this session", .0.0)]
+    Unbound(FileId),
+    /// The primary introduces an object twice, or under two names of its own.
+    #[error("object {} is known already", .0.0)]
+    AlreadyBound(FileId),
+    /// Bytes for a directory, an entry of a file.
+    #[error("object {} is of another kind", .0.0)]
+    WrongKind(FileId),
+    /// An entry without the listing of its directory, or one listing within another.
+    #[error("directory {} is not being listed", .0.0)]
+    NotListed(FileId),
+}
+
+impl ApplyError {
+    /// What the primary is told, as in `errno(3)`.
+    pub fn errno(&self) -> i32 {
+        match self {
+            ApplyError::System { errno, .. } => errno.raw_os_error(),
+            ApplyError::Unbound(_) => Errno::BADF.raw_os_error(),
+            ApplyError::AlreadyBound(_) => Errno::EXIST.raw_os_error(),
+            ApplyError::WrongKind(_) | ApplyError::NotListed(_) => Errno::INVAL.raw_os_error(),
+        }
+    }
+}
+
+/// Says what failed: `.map_err(during("write to file"))`.
+pub(crate) fn during(operation: &'static str) -> impl Fn(Errno) -> ApplyError {
+    move |errno| ApplyError::System { operation, errno }
+}
