@@ -35,7 +35,10 @@ pub(super) struct Authority {
 
 impl Authority {
     /// Makes the authority of a new cluster.
-    pub(super) fn generate(cluster: &str, cluster_id: [u8; 16]) -> Result<Authority, SecurityError> {
+    pub(super) fn generate(
+        cluster: &str,
+        cluster_id: [u8; 16],
+    ) -> Result<Authority, SecurityError> {
         let making = SecurityError::making;
         let key = KeyPair::generate().map_err(making("make the authority's key"))?;
         let mut params = valid_for(AUTHORITY_VALID, SystemTime::now())?;
@@ -149,10 +152,7 @@ fn valid_for(length: Duration, now: SystemTime) -> Result<CertificateParams, Sec
 }
 
 /// The DER of a certificate in PEM.
-pub(super) fn der(
-    what: &'static str,
-    pem: &str,
-) -> Result<CertificateDer<'static>, SecurityError> {
+pub(super) fn der(what: &'static str, pem: &str) -> Result<CertificateDer<'static>, SecurityError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|source| SecurityError::Pem { what, source })
 }

@@ -20,7 +20,9 @@ pub enum SecurityError {
         source: io::Error,
     },
     /// The identity file is not what this version writes.
-    #[error("{path} is damaged; restore it from a backup, or let this server join anew under a new name")]
+    #[error(
+        "{path} is damaged; restore it from a backup, or let this server join anew under a new name"
+    )]
     DamagedIdentity {
         /// The file.
         path: PathBuf,
@@ -29,7 +31,9 @@ pub enum SecurityError {
         source: serde_json::Error,
     },
     /// The identity file was written by a newer version.
-    #[error("{path} has format {found}, this sknode reads {supported}: install the version that wrote it")]
+    #[error(
+        "{path} has format {found}, this sknode reads {supported}: install the version that wrote it"
+    )]
     NewerIdentity {
         /// The file.
         path: PathBuf,

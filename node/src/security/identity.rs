@@ -226,7 +226,11 @@ impl Identity {
         if let Some(key) = material.ca_key_pem {
             files::write(folder, files::AUTHORITY_KEY, key.as_bytes())?;
         }
-        files::write(folder, files::CERTIFICATE, material.certificate_pem.as_bytes())?;
+        files::write(
+            folder,
+            files::CERTIFICATE,
+            material.certificate_pem.as_bytes(),
+        )?;
         files::write(folder, files::KEY, material.key_pem.as_bytes())?;
         // What was written is what will be used: try it before it counts.
         Security::load(folder, self)?.check_self(ServerId(self.server_id), self.kind)?;

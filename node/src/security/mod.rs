@@ -23,6 +23,7 @@ pub use enrolment::{Enrolment, Signed, SigningRequest};
 pub use error::SecurityError;
 pub use identity::{Founding, Identity, Known};
 pub use peer::PeerIdentity;
+pub(crate) use pinned::is_other_authority;
 pub use tls::{ALPN_GRPC, ALPN_MIRROR, Security, join_config};
 pub use token::{JoinToken, TokenError};
 

@@ -17,7 +17,12 @@ use super::peer::{PeerIdentity, server_name};
 /// The other end belongs to another cluster than the token.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate authority is not the one the token speaks of")]
-pub(crate) struct OtherAuthority;
+struct OtherAuthority;
+
+/// Whether a certificate was refused because its authority is not the token's.
+pub(crate) fn is_other_authority(reason: &CertificateError) -> bool {
+    matches!(reason, CertificateError::Other(OtherError(inner)) if inner.is::<OtherAuthority>())
+}
 
 /// Accepts any member of the cluster whose authority the token names.
 #[derive(Debug)]

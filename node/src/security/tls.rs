@@ -166,7 +166,11 @@ impl Security {
     }
 
     /// Whether other members will take this server's certificate for what it should be.
-    pub(super) fn check_self(&self, server: ServerId, kind: MemberKind) -> Result<(), SecurityError> {
+    pub(super) fn check_self(
+        &self,
+        server: ServerId,
+        kind: MemberKind,
+    ) -> Result<(), SecurityError> {
         let [certificate, ..] = self.chain.as_slice() else {
             return Err(SecurityError::NotOurs("there is none"));
         };
@@ -177,9 +181,16 @@ impl Security {
         }
         let provider = Arc::clone(&self.provider);
         let verifier: Arc<dyn ServerCertVerifier> =
-            WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider).build()?;
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider)
+                .build()?;
         verifier
-            .verify_server_cert(certificate, &[], &self.member_name(server), &[], UnixTime::now())
+            .verify_server_cert(
+                certificate,
+                &[],
+                &self.member_name(server),
+                &[],
+                UnixTime::now(),
+            )
             .map_err(SecurityError::tls("verify this server's own certificate"))?;
         Ok(())
     }

@@ -100,7 +100,9 @@ impl FromStr for JoinToken {
             fingerprint: [0; FINGERPRINT_BYTES],
             secret: [0; SECRET_BYTES],
         };
-        token.fingerprint.copy_from_slice(&bytes[..FINGERPRINT_BYTES]);
+        token
+            .fingerprint
+            .copy_from_slice(&bytes[..FINGERPRINT_BYTES]);
         token.secret.copy_from_slice(&bytes[FINGERPRINT_BYTES..]);
         Ok(token)
     }
