@@ -97,6 +97,8 @@ impl ClusterState {
             return Ok(Accepted::Unchanged);
         }
         self.check_started(record, server)?;
+        // A primary that counts as down would lose its role to the very copy it adds.
+        self.check_up(module, primary)?;
         self.check_up(module, server)?;
         let change = RoleChange {
             primary: Some(primary),

@@ -1,0 +1,258 @@
+//! Whole members in one process: elections, proposals, leases, declarations, restarts.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::state::{Command, ServerId, Wanted};
+use consensus::{ProposeError, boot_time};
+use harness::{Cluster, LANS, PATIENCE, eventually, proposal};
+
+const BOTH: &[usize] = &[0, 1];
+
+/// Takeover starts within 2.2 s on a machine that is not overloaded; these tests share two cores with others.
+const TAKEOVER_MAX: Duration = Duration::from_secs(4);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follower_proposes_and_everybody_applies() {
+    let cluster = Cluster::start(2, true).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let token = [42; 32];
+    cluster
+        .propose(
+            follower,
+            Command::CreateToken {
+                token,
+                witness: false,
+                expires_at_unix_s: u64::MAX,
+            },
+        )
+        .await;
+    let state = cluster
+        .node(follower)
+        .on()
+        .read_index(PATIENCE)
+        .await
+        .unwrap();
+    assert!(state.tokens.contains_key(&token));
+    eventually("all apply", || {
+        cluster
+            .nodes()
+            .all(|node| node.state().tokens.contains_key(&token))
+    })
+    .await;
+    let states: Vec<_> = cluster.nodes().map(|node| node.state()).collect();
+    assert!(states.iter().all(|state| **state == *states[0]));
+    // A refusal is final and says why.
+    let again = Command::CreateToken {
+        token,
+        witness: false,
+        expires_at_unix_s: u64::MAX,
+    };
+    let refused = cluster
+        .node(follower)
+        .on()
+        .propose(proposal(again), PATIENCE)
+        .await;
+    assert!(
+        matches!(refused, Err(ProposeError::Rejected(_))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_primary_is_declared_down_and_the_module_moves() {
+    let mut cluster = Cluster::start(2, true).await;
+    let module = cluster.install("db", 1).await;
+    let in_sync = |state: &consensus::state::ClusterState| state.modules[&module].in_sync.len();
+    eventually("record is applied", || {
+        in_sync(&cluster.node(2).state()) == 2
+    })
+    .await;
+    let epoch = cluster.node(2).state().modules[&module].epoch;
+    cluster.power_off(1).await;
+    let took = eventually("the other server is primary", || {
+        cluster.node(2).state().modules[&module].primary == Some(ServerId(2))
+    })
+    .await;
+    assert!(took < TAKEOVER_MAX, "takeover started after {took:?}");
+    let state = cluster.node(2).state();
+    assert!(state.members[&ServerId(1)].is_down);
+    assert!(state.modules[&module].epoch > epoch);
+    assert_eq!(in_sync(&state), 1);
+
+    // It returns, announces its start, and is up again; no failback (R18).
+    cluster.power_back(1).await;
+    eventually("the server is up again", || {
+        !cluster.node(2).state().members[&ServerId(1)].is_down
+    })
+    .await;
+    let lease = cluster.node(1).on().lease();
+    eventually("it has a lease", || lease.valid_until() > boot_time()).await;
+    assert_eq!(
+        cluster.node(2).state().modules[&module].primary,
+        Some(ServerId(2))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_leader_is_elected_within_the_lease_and_accepts_proposals() {
+    let mut cluster = Cluster::start(2, true).await;
+    let leader = cluster.leader().await;
+    cluster.power_off(leader).await;
+    let survivor = (1..=3).find(|id| *id != leader).unwrap();
+    let token = [7; 32];
+    let create = Command::CreateToken {
+        token,
+        witness: false,
+        expires_at_unix_s: u64::MAX,
+    };
+    cluster.propose(survivor, create).await;
+    assert_ne!(cluster.leader().await, leader);
+    // The old leader comes back and catches up.
+    cluster.power_back(leader).await;
+    eventually("the old leader follows", || {
+        cluster.node(leader).state().tokens.contains_key(&token)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_restarts_and_remembers() {
+    let mut cluster = Cluster::start(2, true).await;
+    let module = cluster.install("db", 1).await;
+    let before = cluster.node(1).on().read_index(PATIENCE).await.unwrap();
+    for id in 1..=3 {
+        cluster.power_off(id).await;
+    }
+    for id in 1..=3 {
+        cluster.power_back(id).await;
+    }
+    let after = cluster.node(2).on().read_index(PATIENCE).await.unwrap();
+    assert_eq!(after.cluster, before.cluster);
+    assert_eq!(after.members.len(), 3);
+    assert_eq!(
+        after.modules[&module].wanted,
+        BTreeMap::from([
+            (ServerId(1), Wanted::Started),
+            (ServerId(2), Wanted::Started)
+        ])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_cut_from_the_majority_loses_its_lease_before_it_is_declared() {
+    let cluster = Cluster::start(2, true).await;
+    let lease = cluster.node(1).on().lease();
+    eventually("it has a lease", || lease.valid_until() > boot_time()).await;
+    cluster.wires.cut(1, 2, BOTH);
+    cluster.wires.cut(1, 3, BOTH);
+    let is_down = || cluster.node(2).state().members[&ServerId(1)].is_down;
+    let mut declared_first = false;
+    eventually("the lease runs out", || {
+        let has_lease = lease.valid_until() > boot_time();
+        declared_first |= has_lease && is_down();
+        !has_lease
+    })
+    .await;
+    assert!(!declared_first);
+    eventually("it is declared down", || is_down()).await;
+    let refused = cluster.node(1).on().propose(
+        proposal(Command::CreateToken {
+            token: [1; 32],
+            witness: false,
+            expires_at_unix_s: u64::MAX,
+        }),
+        Duration::from_millis(200),
+    );
+    assert!(matches!(
+        refused.await,
+        Err(ProposeError::NoLeader { .. } | ProposeError::TimedOut { .. })
+    ));
+    cluster.wires.heal();
+    eventually("it is withdrawn", || !is_down()).await;
+    eventually("it has a lease again", || lease.valid_until() > boot_time()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_misses_a_voter_hands_over() {
+    let cluster = Cluster::start(2, true).await;
+    let leader = cluster.leader().await;
+    let (cut_off, between) = match leader {
+        1 => (2, 3),
+        2 => (1, 3),
+        _ => (1, 2),
+    };
+    cluster.wires.cut(leader, cut_off, BOTH);
+    eventually("who reaches both leads", || {
+        cluster
+            .nodes()
+            .all(|node| node.on().status().leader == Some(ServerId(between)))
+    })
+    .await;
+    let token = [5; 32];
+    cluster
+        .propose(
+            cut_off,
+            Command::CreateToken {
+                token,
+                witness: false,
+                expires_at_unix_s: u64::MAX,
+            },
+        )
+        .await;
+    let state = cluster.node(between).state();
+    assert!(state.members.values().all(|member| !member.is_down));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn losing_one_lan_changes_nothing() {
+    let cluster = Cluster::start(2, true).await;
+    let leader = cluster.leader().await;
+    let term = cluster.node(leader).on().status().term;
+    let lease = cluster.node(1).on().lease();
+    eventually("it has a lease", || lease.valid_until() > boot_time()).await;
+    for (a, b) in [(1, 2), (1, 3), (2, 3)] {
+        cluster.wires.cut(a, b, &[0]);
+    }
+    // For longer than it takes to declare somebody: a long look, not a wait for something.
+    let mut had_lease = true;
+    let until = std::time::Instant::now() + Duration::from_millis(2500);
+    eventually("the look is over", || {
+        had_lease &= lease.valid_until() > boot_time();
+        std::time::Instant::now() > until
+    })
+    .await;
+    assert!(had_lease);
+    let status = cluster.node(leader).on().status();
+    assert_eq!((status.leader, status.term), (Some(ServerId(leader)), term));
+    assert!(
+        cluster
+            .node(leader)
+            .state()
+            .members
+            .values()
+            .all(|member| !member.is_down)
+    );
+    let heard_on = |lan| cluster.node(1).on().status().heard[&(ServerId(2), lan)].unwrap();
+    assert!(heard_on(0) > heard_on(LANS - 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_of_a_pair_without_witness_learns_but_does_not_vote() {
+    let cluster = Cluster::start(2, false).await;
+    let status = cluster.node(1).on().status();
+    assert_eq!(status.voters, [ServerId(1)].into());
+    let lease = cluster.node(2).on().lease();
+    eventually("the learner has a lease from the only voter", || {
+        lease.valid_until() > boot_time()
+    })
+    .await;
+    let state: Arc<_> = cluster.node(2).on().read_index(PATIENCE).await.unwrap();
+    assert_eq!(state.members.len(), 2);
+}
