@@ -1,0 +1,263 @@
+//! A daemon that answers by rote: what it was asked, or a fixed state.
+
+use api::v1::cluster_server::{Cluster, ClusterServer};
+use api::v1::module_server::{Module, ModuleServer};
+use api::v1::{
+    ChangeReply, ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest,
+    EventReply, EventsRequest, ExplainReply, Explained, InitReply, InitRequest, InstallReply,
+    InstallRequest, JoinReply, JoinRequest, LogLine, LogRequest, MemberReply, ModuleListReply,
+    ModuleListRequest, ModuleRequest, ModuleState, ModuleStateReply, ModuleStateRequest,
+    ServerModuleReply,
+};
+use prost::Message;
+use std::path::Path;
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+/// The daemon; it ends when dropped.
+pub(crate) struct Rote {
+    root: TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Rote {
+    pub(crate) fn start() -> Rote {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("run/sidekick");
+        std::fs::create_dir_all(&directory).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        // Bound before anybody connects: nothing to wait for.
+        let listener = runtime
+            .block_on(async { UnixListener::bind(directory.join("control.sock")) })
+            .unwrap();
+        let modules = ModuleServer::new(ModuleRote).max_decoding_message_size(17 << 20);
+        let server = tonic::transport::Server::builder()
+            .add_service(ClusterServer::new(ClusterRote))
+            .add_service(modules);
+        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        Rote {
+            root,
+            _runtime: runtime,
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+}
+
+type Stream<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+fn stream<T>(items: Vec<T>) -> Response<Stream<T>> {
+    Response::new(tokio_stream::iter(
+        items.into_iter().map(Ok).collect::<Vec<_>>(),
+    ))
+}
+
+struct ClusterRote;
+
+#[tonic::async_trait]
+impl Cluster for ClusterRote {
+    type EventsStream = Stream<EventReply>;
+
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
+        let request = request.into_inner();
+        let ca_fingerprint = format!("{} lease {}", request.addresses.join(" "), request.lease);
+        Ok(Response::new(InitReply {
+            server_id: 1,
+            ca_fingerprint,
+        }))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, Status> {
+        let request = request.into_inner();
+        let kind = if request.witness { "witness" } else { "server" };
+        let token = format!("{kind} {} {}", request.valid_for_s, request.author);
+        Ok(Response::new(CreateTokenReply {
+            token,
+            expires_at_unix_s: 1000,
+        }))
+    }
+
+    async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        Ok(Response::new(JoinReply {
+            server_id: 2,
+            cluster: "demo".into(),
+        }))
+    }
+
+    async fn state(
+        &self,
+        _: Request<ClusterStateRequest>,
+    ) -> Result<Response<ClusterStateReply>, Status> {
+        let member = MemberReply {
+            id: 1,
+            name: "s1".into(),
+            ..MemberReply::default()
+        };
+        Ok(Response::new(ClusterStateReply {
+            answered_by: 1,
+            members: vec![member],
+            ..ClusterStateReply::default()
+        }))
+    }
+
+    async fn events(
+        &self,
+        request: Request<EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let request = request.into_inner();
+        let event = |id| EventReply {
+            id,
+            text: format!("event {id} of {}", request.module),
+            ..EventReply::default()
+        };
+        Ok(stream((0..request.newest).map(event).collect()))
+    }
+}
+
+struct ModuleRote;
+
+fn refuse(code: Code, what: &str, why: String) -> Status {
+    let explained = Explained {
+        what: what.into(),
+        why,
+        next_command: "skcli module list".into(),
+    };
+    Status::with_details(code, "not shown", explained.encode_to_vec().into())
+}
+
+fn echo(verb: &str, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+    let ModuleRequest {
+        module,
+        server,
+        dry_run,
+        author,
+        wait_s,
+    } = request.into_inner();
+    let line =
+        format!("{verb} {module} on ({server}) by {author}, wait {wait_s}, dry run {dry_run}");
+    Ok(Response::new(ChangeReply {
+        lines: vec![line],
+        epoch: 7,
+    }))
+}
+
+fn module_state(module: &str) -> ModuleStateReply {
+    let server = |name: &str, state: ModuleState| ServerModuleReply {
+        server: name.into(),
+        state: state.into(),
+        ..ServerModuleReply::default()
+    };
+    let servers = vec![
+        server("s1", ModuleState::Prim),
+        server("s2", ModuleState::Second),
+    ];
+    ModuleStateReply {
+        module: module.into(),
+        servers,
+        ..ModuleStateReply::default()
+    }
+}
+
+#[tonic::async_trait]
+impl Module for ModuleRote {
+    type LogStream = Stream<LogLine>;
+
+    async fn install(
+        &self,
+        request: Request<InstallRequest>,
+    ) -> Result<Response<InstallReply>, Status> {
+        let request = request.into_inner();
+        let package = module::Package::read(&request.package)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let package_hash = package
+            .hash()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let notices = vec![format!(
+            "for {} by {}",
+            request.servers.join(" "),
+            request.author
+        )];
+        Ok(Response::new(InstallReply {
+            package_hash,
+            notices,
+        }))
+    }
+
+    async fn uninstall(&self, _: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+        Err(Status::internal("the disk is full"))
+    }
+
+    async fn list(
+        &self,
+        _: Request<ModuleListRequest>,
+    ) -> Result<Response<ModuleListReply>, Status> {
+        Ok(Response::new(ModuleListReply {
+            modules: vec![module_state("pg")],
+        }))
+    }
+
+    async fn state(
+        &self,
+        request: Request<ModuleStateRequest>,
+    ) -> Result<Response<ModuleStateReply>, Status> {
+        Ok(Response::new(module_state(&request.into_inner().module)))
+    }
+
+    async fn start(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        echo("start", request)
+    }
+
+    async fn stop(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+        echo("stop", request)
+    }
+
+    async fn restart(&self, _: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+        Err(Status::unavailable("no leader"))
+    }
+
+    async fn swap(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+        let why = format!("there is no module {}", request.into_inner().module);
+        Err(refuse(Code::NotFound, "nothing was swapped", why))
+    }
+
+    async fn prim(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+        echo("prim", request)
+    }
+
+    async fn second(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        echo("second", request)
+    }
+
+    async fn log(&self, request: Request<LogRequest>) -> Result<Response<Self::LogStream>, Status> {
+        let line = LogLine {
+            level: "info".into(),
+            text: format!("line of \u{1b}{}", request.into_inner().module),
+            script: "start_prim".into(),
+            ..LogLine::default()
+        };
+        Ok(stream(vec![line]))
+    }
+
+    async fn explain(&self, _: Request<ModuleRequest>) -> Result<Response<ExplainReply>, Status> {
+        Ok(Response::new(ExplainReply::default()))
+    }
+}
