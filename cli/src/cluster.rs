@@ -33,16 +33,10 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 lease: profile(*lease).into(),
             };
             if *dry_run {
-                return output.answer(
-                    || json::planned(text::plan_init(&request)),
-                    || text::plan_init(&request),
-                );
+                planned(&text::plan_init(&request), output)
+            } else {
+                init(request, args, output).await
             }
-            let reply = answer(JOIN_WAIT_S, client(args).await?.init(request.clone())).await?;
-            output.answer(
-                || json::init(&request, &reply),
-                || text::init(&request, &reply),
-            )
         }
         ClusterVerb::Token {
             witness,
@@ -55,13 +49,10 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 author: author(),
             };
             if *dry_run {
-                return output.answer(
-                    || json::planned(text::plan_token(&request)),
-                    || text::plan_token(&request),
-                );
+                planned(&text::plan_token(&request), output)
+            } else {
+                token(request, args, output).await
             }
-            let reply = answer(0, client(args).await?.create_token(request)).await?;
-            output.answer(|| json::token(&reply), || text::token(&reply, *witness))
         }
         ClusterVerb::Join {
             address,
@@ -76,16 +67,10 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 addresses: addresses(&me.addresses)?,
             };
             if *dry_run {
-                return output.answer(
-                    || json::planned(text::plan_join(&request)),
-                    || text::plan_join(&request),
-                );
+                planned(&text::plan_join(&request), output)
+            } else {
+                join(request, args, output).await
             }
-            let reply = answer(JOIN_WAIT_S, client(args).await?.join(request.clone())).await?;
-            output.answer(
-                || json::join(&request, &reply),
-                || text::join(&request, &reply),
-            )
         }
         ClusterVerb::State => {
             let reply = answer(0, client(args).await?.state(ClusterStateRequest {})).await?;
@@ -96,19 +81,55 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
             newest,
             follow,
         } => {
-            let request = EventsRequest {
-                module: module.clone().unwrap_or_default(),
-                newest: *newest,
-                follow: *follow,
-            };
-            let mut events = answer(0, client(args).await?.events(request)).await?;
-            while let Some(event) = events.next().await {
-                let event = event.map_err(Failure::from_status)?;
-                output.line(|| json::event(&event), || text::event(&event))?;
-            }
-            Ok(0)
+            let module = module.clone().unwrap_or_default();
+            events(
+                EventsRequest {
+                    module,
+                    newest: *newest,
+                    follow: *follow,
+                },
+                args,
+                output,
+            )
+            .await
         }
     }
+}
+
+/// These plans are made here: the daemon is not asked, so it cannot do by mistake what it was only asked about.
+fn planned(plan: &str, output: &Output) -> Result<u8, Failure> {
+    output.answer(|| json::planned(plan), || plan.to_owned())
+}
+
+async fn init(request: InitRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
+    let reply = answer(JOIN_WAIT_S, client(args).await?.init(request.clone())).await?;
+    output.answer(
+        || json::init(&request, &reply),
+        || text::init(&request, &reply),
+    )
+}
+
+async fn token(request: CreateTokenRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
+    let is_witness = request.witness;
+    let reply = answer(0, client(args).await?.create_token(request)).await?;
+    output.answer(|| json::token(&reply), || text::token(&reply, is_witness))
+}
+
+async fn join(request: JoinRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
+    let reply = answer(JOIN_WAIT_S, client(args).await?.join(request.clone())).await?;
+    output.answer(
+        || json::join(&request, &reply),
+        || text::join(&request, &reply),
+    )
+}
+
+async fn events(request: EventsRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
+    let mut events = answer(0, client(args).await?.events(request)).await?;
+    while let Some(event) = events.next().await {
+        let event = event.map_err(Failure::from_status)?;
+        output.line(|| json::event(&event), || text::event(&event))?;
+    }
+    Ok(0)
 }
 
 async fn client(args: &Args) -> Result<ClusterClient<Channel>, Failure> {

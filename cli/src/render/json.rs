@@ -36,7 +36,7 @@ fn age_or_null(ms: u64) -> Value {
 }
 
 /// What a dry run, decided here, would ask for.
-pub(crate) fn planned(text: String) -> Value {
+pub(crate) fn planned(text: &str) -> Value {
     json!({ "dry_run": true, "lines": text.lines().collect::<Vec<_>>() })
 }
 
