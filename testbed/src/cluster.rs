@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use api::v1::{self, ModuleState, Quality};
 use observe::Observer;
 use skcli::Skcli;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Name of the module under test.
@@ -116,7 +116,18 @@ impl Cluster {
     /// # Errors
     /// A command failed, or the module did not come to PRIM and SECOND.
     pub fn install(&self, application: Application, primary: &str) -> anyhow::Result<()> {
-        let package = package::write(&self.lab, application)?;
+        self.install_package(&package::write(&self.lab, application)?, primary)
+    }
+
+    /// Installs a module without application and without address, mirrored.
+    ///
+    /// # Errors
+    /// As `install`.
+    pub fn install_bare(&self, primary: &str) -> anyhow::Result<()> {
+        self.install_package(&package::write_bare(&self.lab)?, primary)
+    }
+
+    fn install_package(&self, package: &Path, primary: &str) -> anyhow::Result<()> {
         let servers = self.server_names().join(",");
         let path = package.display().to_string();
         self.skcli(primary)?.json(&[

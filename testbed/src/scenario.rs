@@ -1,10 +1,167 @@
-//! x
-pub mod command_line {
-    #[derive(Debug, clap::Subcommand)]
-    pub enum ScenarioCommand {
-        List,
-    }
-    pub fn run(_: ScenarioCommand) -> anyhow::Result<std::process::ExitCode> {
-        todo!()
-    }
+//! Named fault scenarios on real processes.
+//!
+//! A scenario is one round: a mirrored cluster under load goes in, a fault happens, and a mirrored cluster comes out. Rounds
+//! are repeated in the same lab. After every round the oracles are asked; after the last one the bounds are checked over all
+//! rounds.
+
+mod arena;
+mod bad_input;
+mod blackout;
+pub mod command_line;
+mod failover;
+pub mod figures;
+mod survival;
+mod trees;
+
+pub use arena::Arena;
+use figures::{Bound, Figures, Percentile};
+
+/// What a scenario needs before its first round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A mirrored module under load.
+    Mirrored,
+    /// A formed cluster; the scenario installs what it needs.
+    Formed,
+}
+
+/// A named scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub about: &'static str,
+    /// What it begins with.
+    pub start: Start,
+    /// Limits over all rounds.
+    pub bounds: &'static [Bound],
+    /// One round.
+    pub round: fn(&mut Arena) -> anyhow::Result<Figures>,
+}
+
+/// Takeover starts within this time of a cut: lease 1.5 s x 1.01 + 0.3 s, one heartbeat, one commit (design R7).
+const TAKEOVER_MS_MAX: f64 = 2200.0;
+/// A writer waits no longer than this when the secondary dies.
+const STALL_MS_MAX: f64 = 2500.0;
+
+const TAKEOVER: Bound = Bound {
+    figure: "takeover_ms",
+    percentile: Percentile::P99,
+    max: TAKEOVER_MS_MAX,
+};
+
+/// All scenarios.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "primary_power_cut",
+        about: "the primary loses power; the other serves, nothing acknowledged is lost, the server returns",
+        start: Start::Mirrored,
+        bounds: &[TAKEOVER],
+        round: failover::primary_power_cut,
+    },
+    Scenario {
+        name: "primary_daemon_killed",
+        about: "SIGKILL to the primary's daemon while the application lives",
+        start: Start::Mirrored,
+        bounds: &[TAKEOVER],
+        round: failover::primary_daemon_killed,
+    },
+    Scenario {
+        name: "primary_daemon_frozen",
+        about: "the primary's daemon is stopped for 10 s and continued: it serves nothing of its former role",
+        start: Start::Mirrored,
+        bounds: &[TAKEOVER],
+        round: failover::primary_daemon_frozen,
+    },
+    Scenario {
+        name: "primary_isolated",
+        about: "every frame of the primary is lost, both ways, and later not any more",
+        start: Start::Mirrored,
+        bounds: &[TAKEOVER],
+        round: failover::primary_isolated,
+    },
+    Scenario {
+        name: "swap",
+        about: "a planned switchover: no reintegration, the gap is the application's own stop and start",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: failover::swap,
+    },
+    Scenario {
+        name: "secondary_power_cut",
+        about: "the secondary loses power; the writer stalls shortly and goes on alone",
+        start: Start::Mirrored,
+        bounds: &[Bound {
+            figure: "stall_ms",
+            percentile: Percentile::P99,
+            max: STALL_MS_MAX,
+        }],
+        round: survival::secondary_power_cut,
+    },
+    Scenario {
+        name: "witness_lost",
+        about: "the witness loses power: nothing happens to the service",
+        start: Start::Mirrored,
+        bounds: &[Bound {
+            figure: "stall_ms",
+            percentile: Percentile::P99,
+            max: 1000.0,
+        }],
+        round: survival::witness_lost,
+    },
+    Scenario {
+        name: "blackout",
+        about: "everything loses power at once and returns in any order",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: blackout::blackout,
+    },
+    Scenario {
+        name: "stale_server_starts_first",
+        about: "the server whose copy is old returns first: it waits, and says for whom",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: blackout::stale_server_starts_first,
+    },
+    Scenario {
+        name: "trees_git_build",
+        about: "git clone, build and test of a real crate on the mount; both trees are equal after",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: trees::git_build,
+    },
+    Scenario {
+        name: "trees_tar",
+        about: "tar of a large tree on the mount; both trees are equal after",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: trees::tar,
+    },
+    Scenario {
+        name: "trees_sqlite",
+        about: "SQLite with several writers and both journal modes on the mount; both trees are equal after",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: trees::sqlite,
+    },
+    Scenario {
+        name: "trees_pgbench",
+        about: "pgbench through the virtual address; both trees are equal after (needs --app postgresql)",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: trees::pgbench,
+    },
+    Scenario {
+        name: "bad_input",
+        about: "wrong commands, tokens, packages and directories: each a clear error, and nothing changes",
+        start: Start::Formed,
+        bounds: &[],
+        round: bad_input::bad_input,
+    },
+];
+
+/// A scenario by its name.
+pub fn named(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
 }

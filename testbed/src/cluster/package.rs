@@ -26,12 +26,9 @@ pub fn replicated_directory(lab: &Lab) -> PathBuf {
 /// every server.
 ///
 /// # Errors
-/// The module directory is missing or has not the macros that are filled in here.
+/// The module directory is missing or has words that are not known here.
 pub fn write(lab: &Lab, application: Application) -> anyhow::Result<PathBuf> {
-    for server in lab.servers() {
-        let directory = lab.data_below(server.name()).join("app");
-        fs::create_dir_all(&directory)?;
-    }
+    make_directories(lab)?;
     let source = modules().join(application.name());
     ensure!(source.is_dir(), "no module directory {}", source.display());
     let target = lab
@@ -43,19 +40,55 @@ pub fn write(lab: &Lab, application: Application) -> anyhow::Result<PathBuf> {
     let path = target.join("conf/userconfig.xml");
     let mut text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let values = [
-        ("DIRECTORY", replicated_directory(lab).display().to_string()),
-        ("VIRTUAL_V4", topology::virtual_v4().to_string()),
-        ("VIRTUAL_V6", topology::virtual_v6().to_string()),
+        ("@DIR@", replicated_directory(lab).display().to_string()),
+        ("@VIP@", topology::virtual_v4().to_string()),
+        ("@VIP6@", topology::virtual_v6().to_string()),
         (
-            "TESTBED",
+            "@TESTBED@",
             crate::lab::program("testbed")?.display().to_string(),
         ),
     ];
-    for (name, value) in values {
-        text = set_macro(&text, name, &value);
+    for (word, value) in values {
+        // The comment at the top speaks of the words in general; what is left over is our mistake.
+        text = text.replace(word, &value);
     }
+    ensure!(
+        !text.contains("\"@"),
+        "{} has a word this lab does not know",
+        path.display()
+    );
     fs::write(&path, text)?;
     Ok(target)
+}
+
+fn make_directories(lab: &Lab) -> anyhow::Result<()> {
+    for server in lab.servers() {
+        fs::create_dir_all(lab.data_below(server.name()).join("app"))?;
+    }
+    Ok(())
+}
+
+/// Writes a module that mirrors the directory and does nothing else.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn write_bare(lab: &Lab) -> anyhow::Result<PathBuf> {
+    make_directories(lab)?;
+    let target = lab.site().directory().join("packages/bare");
+    fs::create_dir_all(target.join("conf"))?;
+    fs::write(
+        target.join("conf/userconfig.xml"),
+        bare_configuration(&replicated_directory(lab).display().to_string()),
+    )?;
+    Ok(target)
+}
+
+/// The shortest configuration of a mirror.
+pub fn bare_configuration(directory: &str) -> String {
+    format!(
+        "<safe>\n <service mode=\"mirror\">\n  <rfs async=\"none\"><replicated dir=\"{directory}\" mode=\"read_only\"/></rfs>\n \
+         </service>\n</safe>\n"
+    )
 }
 
 fn copy(source: &Path, target: &Path) -> anyhow::Result<()> {
@@ -70,33 +103,4 @@ fn copy(source: &Path, target: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Gives the macro `name` of a `userconfig.xml` another value; a file without it is left as it is.
-fn set_macro(text: &str, name: &str, value: &str) -> String {
-    let start = format!("<macro name=\"{name}\" value=\"");
-    let Some(at) = text.find(&start).map(|at| at + start.len()) else {
-        return text.to_owned();
-    };
-    let Some(end) = text[at..].find('"').map(|end| at + end) else {
-        return text.to_owned();
-    };
-    format!("{}{value}{}", &text[..at], &text[end..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::set_macro;
-
-    #[test]
-    fn macro_gets_its_value() {
-        let text =
-            r#"<safe><macro name="DIRECTORY" value="/srv/x"/><macro name="A" value="1"/></safe>"#;
-        let changed = set_macro(text, "DIRECTORY", "/lab/data");
-        assert!(
-            changed.contains(r#"<macro name="DIRECTORY" value="/lab/data"/>"#),
-            "{changed}"
-        );
-        assert_eq!(set_macro(text, "B", "2"), text);
-    }
 }

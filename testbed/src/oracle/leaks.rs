@@ -1,6 +1,6 @@
 //! What a server must not keep (P11): mounts, cgroups, addresses, file descriptors.
 
-use crate::lab::{Lab, cgroup};
+use crate::lab::{LANS, Lab, cgroup, topology};
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct Holdings {
     pub mounts: BTreeSet<String>,
     /// cgroups below its own.
     pub cgroups: usize,
-    /// Addresses of its interfaces.
+    /// Addresses of its interfaces that are not its own: the virtual ones.
     pub addresses: BTreeSet<String>,
     /// Open descriptors of its daemon; 0 when it does not run.
     pub descriptors: usize,
@@ -58,11 +58,23 @@ pub fn holdings(lab: &Lab, name: &str) -> anyhow::Result<Holdings> {
         addresses: listed
             .stdout
             .lines()
-            .filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned))
+            .filter_map(|line| line.split_whitespace().nth(3))
+            .filter(|address| !is_own(address, server.node().host))
+            .map(str::to_owned)
             .collect(),
         descriptors,
         resident_kib,
     })
+}
+
+/// Loopback, link-local, or the address the lab gave to this host.
+fn is_own(address: &str, host: u8) -> bool {
+    let bare = address.split('/').next().unwrap_or(address);
+    let given = LANS.into_iter().any(|lan| {
+        bare == topology::address_v4(lan, host).to_string()
+            || bare == topology::address_v6(lan, host).to_string()
+    });
+    given || bare.starts_with("127.") || bare == "::1" || bare.starts_with("fe80:")
 }
 
 /// Resident memory of a process in KiB.

@@ -112,6 +112,11 @@ impl Recorder {
         })
     }
 
+    /// Boot time of the start.
+    pub fn start_ns(&self) -> u64 {
+        self.shared.started_ns
+    }
+
     /// Acknowledgements so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.record.lock().acknowledged.len() as u64
@@ -132,6 +137,22 @@ impl Recorder {
             .filter(|a| a.asked_ns >= after_ns)
             .map(|a| a.answered_ns)
             .min()
+    }
+
+    /// Boot time of the first acknowledgement that came at or after `after_ns`.
+    pub fn first_answered_after(&self, after_ns: u64) -> Option<u64> {
+        let record = self.shared.record.lock();
+        record
+            .acknowledged
+            .iter()
+            .map(|a| a.answered_ns)
+            .filter(|at| *at >= after_ns)
+            .min()
+    }
+
+    /// What the client saw go wrong last.
+    pub fn last_error(&self) -> String {
+        self.shared.record.lock().last_error.clone()
     }
 
     /// Waits until a row asked for after `after_ns` is acknowledged; answers the boot time of that.

@@ -127,7 +127,7 @@ async fn postgresql(address: SocketAddr) -> anyhow::Result<Session> {
         .host(address.ip().to_string())
         .port(address.port())
         .user("postgres")
-        .dbname("postgres")
+        .dbname("ledger")
         .application_name("recorder")
         .connect_timeout(CONNECT_TIMEOUT);
     let connecting = async {
@@ -221,7 +221,7 @@ async fn plain(
         .host(address.ip().to_string())
         .port(address.port())
         .user("postgres")
-        .dbname("postgres")
+        .dbname("ledger")
         .connect_timeout(STATEMENT_TIMEOUT);
     let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
     let driver = tokio::spawn(async move {

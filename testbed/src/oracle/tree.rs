@@ -302,7 +302,6 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 

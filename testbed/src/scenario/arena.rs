@@ -1,0 +1,410 @@
+//! A mirrored cluster under load, watched by every oracle: what scenarios and the demo happen in.
+
+use super::figures::Figures;
+use crate::cluster::{Cluster, MODULE, observe};
+use crate::lab::{Lab, Topology, topology};
+use crate::oracle::leaks::{self, Holdings};
+use crate::oracle::recorder::{Recorder, Report};
+use crate::oracle::roles::{self, Roles};
+use crate::oracle::tree;
+use crate::oracle::wire::Wire;
+use crate::oracle::{Application, Target};
+use crate::wait;
+use anyhow::{Context as _, ensure};
+use api::v1::ModuleState;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Concurrent writers of the recorder.
+const WRITERS: usize = 4;
+/// Acknowledged writes before a fault (P12).
+const LOAD_BEFORE: u64 = 50;
+/// Acknowledged writes after a fault (P12).
+const LOAD_AFTER: u64 = 20;
+/// Time for the minimum load.
+const LOAD_DEADLINE: Duration = Duration::from_secs(60);
+/// PRIM and SECOND again within this time after a fault ended (P7).
+pub(super) const CONVERGE_DEADLINE: Duration = Duration::from_secs(90);
+/// Two copies at rest are equal within this time.
+const EQUAL_DEADLINE: Duration = Duration::from_secs(60);
+/// Lines of each daemon's log that a failure shows.
+const LOG_LINES: usize = 60;
+
+/// The place where scenarios happen.
+pub struct Arena {
+    // Oracles before the cluster: they end first, while there is still something to look at.
+    recorder: Option<Recorder>,
+    wire: Option<Wire>,
+    roles: Option<Roles>,
+    cluster: Cluster,
+    application: Application,
+    holdings: Option<[Holdings; 2]>,
+    /// Random source of the scenarios; its seed is printed.
+    pub random: StdRng,
+}
+
+impl Arena {
+    /// A formed cluster: two servers and a witness, no module.
+    ///
+    /// # Errors
+    /// The lab or the cluster could not be made. The daemons' logs are in the text.
+    pub fn formed(application: Application, seed: u64) -> anyhow::Result<Arena> {
+        let lab = Lab::up(Topology::mirror())?;
+        let logs: Vec<_> = lab.servers().iter().map(|s| s.log().to_owned()).collect();
+        let cluster = Cluster::form(lab).with_context(|| {
+            // The lab is gone with the error, and its logs with it.
+            logs.iter().map(|path| tail(path)).collect::<String>()
+        })?;
+        Ok(Arena {
+            recorder: None,
+            wire: None,
+            roles: None,
+            cluster,
+            application,
+            holdings: None,
+            random: StdRng::seed_from_u64(seed),
+        })
+    }
+
+    /// A mirrored module under load, with all oracles watching.
+    ///
+    /// # Errors
+    /// As `formed`, or the module does not come up.
+    pub fn start_module(&mut self) -> anyhow::Result<()> {
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (topology::virtual_v4(), topology::virtual_v6())
+        else {
+            unreachable!("the topology has one virtual address of each kind")
+        };
+        self.wire = Some(Wire::start(&self.lab().switch_network()?, v4, v6)?);
+        self.roles = Some(Roles::start(MODULE, self.cluster.server_roots()));
+        let first = self
+            .cluster
+            .server_names()
+            .into_iter()
+            .next()
+            .context("a lab without servers")?;
+        self.cluster.install(self.application, &first)?;
+        self.start_load()?;
+        self.holdings = Some(self.holdings_by_role()?);
+        Ok(())
+    }
+
+    /// Starts the client.
+    ///
+    /// # Errors
+    /// The application does not answer.
+    pub fn start_load(&mut self) -> anyhow::Result<()> {
+        let target = Target::behind_virtual_address(self.application);
+        let (network, log) = (
+            self.lab().client_network()?,
+            self.lab().site().directory().join("acknowledged"),
+        );
+        // The application may still be starting behind its address.
+        let recorder = wait::until("the application", LOAD_DEADLINE, || {
+            let network = network.try_clone().map_err(|e| format!("{e:#}"))?;
+            Recorder::start(network, target, WRITERS, log.clone()).map_err(|e| format!("{e:#}"))
+        })?;
+        recorder.wait_load(LOAD_BEFORE, LOAD_DEADLINE)?;
+        self.recorder = Some(recorder);
+        Ok(())
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The lab below the cluster.
+    pub fn lab(&self) -> &Lab {
+        self.cluster.lab()
+    }
+
+    /// The lab below the cluster, for faults.
+    pub fn lab_mut(&mut self) -> &mut Lab {
+        self.cluster.lab_mut()
+    }
+
+    /// Which application runs in the module.
+    pub fn application(&self) -> Application {
+        self.application
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    /// The module was not started.
+    pub fn recorder(&self) -> anyhow::Result<&Recorder> {
+        self.recorder.as_ref().context("no client runs")
+    }
+
+    /// Stops the client and judges all it was promised.
+    ///
+    /// # Errors
+    /// The rows cannot be read back.
+    pub fn finish_recorder(&mut self) -> anyhow::Result<Report> {
+        self.recorder.take().context("no client runs")?.finish()
+    }
+
+    /// The present primary, when both servers agree and all is mirrored.
+    ///
+    /// # Errors
+    /// It is not mirrored.
+    pub fn primary(&self) -> anyhow::Result<String> {
+        self.cluster.wait_mirrored(CONVERGE_DEADLINE)
+    }
+
+    /// Mirrored and under load: how every round begins. Answers the primary.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn ready(&self) -> anyhow::Result<String> {
+        let primary = self.primary()?;
+        self.recorder()?.wait_load(LOAD_BEFORE, LOAD_DEADLINE)?;
+        Ok(primary)
+    }
+
+    /// Waits until the committed primary is `server`, as that server itself sees it. Answers the milliseconds since `cut_ns`.
+    ///
+    /// # Errors
+    /// Not within the deadline.
+    pub fn wait_takeover(
+        &self,
+        server: &str,
+        cut_ns: u64,
+        deadline: Duration,
+    ) -> anyhow::Result<f64> {
+        wait::until(&format!("takeover by {server}"), deadline, || {
+            let state = self
+                .cluster
+                .module_state(server)
+                .map_err(|e| format!("{e:#}"))?;
+            if state.primary == server {
+                Ok(())
+            } else {
+                Err(observe::summary(&state))
+            }
+        })?;
+        Ok(ms_since(cut_ns))
+    }
+
+    /// Waits until the client is served again; answers the milliseconds since `cut_ns`.
+    ///
+    /// # Errors
+    /// Not within the deadline.
+    pub fn wait_served(&self, cut_ns: u64, deadline: Duration) -> anyhow::Result<f64> {
+        let served = self.recorder()?.wait_served(cut_ns, deadline)?;
+        Ok((served - cut_ns) as f64 / 1e6)
+    }
+
+    /// Waits until `server` claims the virtual address and a row asked for after that is acknowledged; answers the
+    /// milliseconds since `cut_ns`. Answers that were on their way from the former owner do not count.
+    ///
+    /// # Errors
+    /// Not within the deadline.
+    pub fn wait_served_by(
+        &self,
+        server: &str,
+        cut_ns: u64,
+        deadline: Duration,
+    ) -> anyhow::Result<f64> {
+        let host = self.lab().server(server)?.node().host;
+        let wire = self.wire.as_ref().context("nobody watches the wire")?;
+        let claimed = wait::until(
+            &format!("{server} at the virtual address"),
+            deadline,
+            || {
+                wire.first_claim(host, cut_ns)
+                    .ok_or_else(|| format!("{:?}", wire.tenures()))
+            },
+        )?;
+        // A row asked for before the claim and answered after it was answered by the new owner as well.
+        let recorder = self.recorder()?;
+        let served = wait::until("an acknowledged write", deadline, || {
+            recorder
+                .first_answered_after(claimed)
+                .ok_or_else(|| recorder.last_error())
+        })?;
+        Ok((served - cut_ns) as f64 / 1e6)
+    }
+
+    /// Powers a server on, starts its daemon, and waits until all is mirrored again; notes time and bytes of the
+    /// reintegration.
+    ///
+    /// # Errors
+    /// It does not converge.
+    pub fn bring_back(&mut self, server: &str, figures: &mut Figures) -> anyhow::Result<()> {
+        let began = wait::boot_ns();
+        self.lab_mut().power_on(server)?;
+        self.lab_mut().start_daemon(server)?;
+        self.converge(server, began, figures)
+    }
+
+    /// Waits until all is mirrored again; notes time and bytes of `server`'s reintegration since `began_ns`.
+    ///
+    /// # Errors
+    /// It does not converge.
+    pub fn converge(
+        &self,
+        server: &str,
+        began_ns: u64,
+        figures: &mut Figures,
+    ) -> anyhow::Result<()> {
+        self.cluster.wait_mirrored(CONVERGE_DEADLINE)?;
+        figures.set("reintegration_ms", ms_since(began_ns));
+        let own = self.cluster.own_state(server)?;
+        figures.set("reintegrated_bytes", own.resync_bytes_sent as f64);
+        Ok(())
+    }
+
+    /// Asks every oracle after a round: nothing lost, load on both sides of the fault, one owner of the address, roles
+    /// explained, nothing left behind.
+    ///
+    /// # Errors
+    /// The first promise that was broken.
+    pub fn audit(&self) -> anyhow::Result<Report> {
+        let recorder = self.recorder()?;
+        recorder.wait_load(LOAD_AFTER, LOAD_DEADLINE)?;
+        let report = recorder.audit()?;
+        ensure!(
+            report.lost.is_empty(),
+            "{} acknowledged rows are lost, the first is {}",
+            report.lost.len(),
+            report.lost.first().copied().unwrap_or(0)
+        );
+        self.verify_roles()?;
+        self.verify_leaks()?;
+        Ok(report)
+    }
+
+    /// P2, P4, P10.
+    fn verify_roles(&self) -> anyhow::Result<()> {
+        if let (Some(roles), Some(wire)) = (&self.roles, &self.wire) {
+            roles.verify()?;
+            let hosts: Vec<u8> = roles
+                .primaries()
+                .iter()
+                .filter_map(|name| Some(self.lab().server(name).ok()?.node().host))
+                .collect();
+            wire.verify(&hosts)?;
+        }
+        roles::verify_causes(MODULE, &self.cluster.events()?)
+    }
+
+    /// P11: in the same role a server holds what the first one in that role held.
+    fn verify_leaks(&self) -> anyhow::Result<()> {
+        let Some([primary, secondary]) = &self.holdings else {
+            return Ok(());
+        };
+        // A stop script that just ended may still be on its way out.
+        Ok(wait::until(
+            "a clean server",
+            Duration::from_secs(10),
+            || {
+                let [primary_now, secondary_now] =
+                    self.holdings_by_role().map_err(|e| format!("{e:#}"))?;
+                leaks::verify_same(primary, &primary_now).map_err(|e| format!("primary: {e:#}"))?;
+                leaks::verify_same(secondary, &secondary_now)
+                    .map_err(|e| format!("secondary: {e:#}"))
+            },
+        )?)
+    }
+
+    fn holdings_by_role(&self) -> anyhow::Result<[Holdings; 2]> {
+        let primary = self.primary()?;
+        let secondary = self.cluster.other(&primary)?;
+        Ok([
+            leaks::holdings(self.lab(), &primary)?,
+            leaks::holdings(self.lab(), &secondary)?,
+        ])
+    }
+
+    /// Both copies are equal, seen from below the mounts (P3). The client must have stopped.
+    ///
+    /// # Errors
+    /// The differences.
+    pub fn verify_trees(&self) -> anyhow::Result<tree::Differences> {
+        let names = self.cluster.server_names();
+        let [a, b] = &names[..] else {
+            anyhow::bail!("a mirror has two servers, not {}", names.len())
+        };
+        let below = |name: &str| self.lab().data_below(name).join("app");
+        tree::wait_equal(&below(a), &below(b), EQUAL_DEADLINE)
+    }
+
+    /// A command inside the primary, in the replicated directory.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than its deadline.
+    pub fn run_on_mount(&self, script: &str, deadline: Duration) -> anyhow::Result<String> {
+        let primary = self.primary()?;
+        let directory = crate::cluster::package::replicated_directory(self.lab());
+        let script = format!("set -eu; cd {}; {script}", directory.display());
+        let done = self
+            .lab()
+            .exec(&primary, &["sh", "-c", &script], deadline)?;
+        ensure!(done.is_success(), "{script}: {}", done.summary());
+        Ok(done.stdout)
+    }
+
+    /// One server's own state of the module.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn state_of(&self, server: &str) -> anyhow::Result<ModuleState> {
+        Ok(self.cluster.own_state(server)?.state())
+    }
+
+    /// Everything that helps to understand a failure.
+    pub fn evidence(&self) -> String {
+        let mut text = String::new();
+        for server in self.lab().servers() {
+            text += &tail(server.log());
+        }
+        for name in self.cluster.server_names() {
+            let state = self
+                .cluster
+                .module_state(&name)
+                .map_or_else(|e| format!("{e:#}"), |s| observe::summary(&s));
+            let _infallible = writeln!(text, "--- module as {name} sees it: {state}");
+        }
+        match self.cluster.events() {
+            Ok(events) => {
+                text.push_str("--- events\n");
+                for event in events {
+                    let _infallible = writeln!(
+                        text,
+                        "{} {} {} (by {}; {}; cause {})",
+                        event.id,
+                        event.at_unix_ms,
+                        event.text,
+                        event.author,
+                        event.evidence,
+                        event.cause
+                    );
+                }
+            }
+            Err(error) => {
+                let _infallible = writeln!(text, "--- no events: {error:#}");
+            }
+        }
+        if let Some(wire) = &self.wire {
+            let _infallible = writeln!(text, "--- owners on the wire: {:?}", wire.tenures());
+        }
+        text
+    }
+}
+
+fn tail(path: &std::path::Path) -> String {
+    let log = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    let from = lines.len().saturating_sub(LOG_LINES);
+    format!("--- {}\n{}\n", path.display(), lines[from..].join("\n"))
+}
+
+/// Milliseconds between a boot time and now.
+pub(super) fn ms_since(ns: u64) -> f64 {
+    wait::boot_ns().saturating_sub(ns) as f64 / 1e6
+}

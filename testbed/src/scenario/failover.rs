@@ -1,0 +1,168 @@
+//! Scenarios in which the primary changes.
+
+use super::arena::{Arena, ms_since};
+use super::figures::Figures;
+use crate::oracle::Application;
+use crate::wait;
+use anyhow::ensure;
+use std::time::Duration;
+
+/// The other server is primary within this time; the bound on the figure is checked over all rounds.
+pub(super) const TAKEOVER_DEADLINE: Duration = Duration::from_secs(20);
+/// The client is served again within this time; the bound on the figure is checked below.
+pub(super) const SERVED_DEADLINE: Duration = Duration::from_secs(60);
+/// Between takeover and service, without the application's own start.
+const SWITCH_MS_MAX: f64 = 1000.0;
+/// How long a frozen daemon stays frozen.
+const FROZEN: Duration = Duration::from_secs(10);
+/// How long an isolated server stays isolated after the other serves.
+const ISOLATED: Duration = Duration::from_secs(3);
+
+/// Allowance for the application's own start after a crash, or stop and start in a switchover, on a busy machine.
+pub(super) fn own_start_ms(application: Application) -> f64 {
+    match application {
+        Application::Ledger => 1000.0,
+        Application::Postgresql => 5000.0,
+    }
+}
+
+/// Waits for takeover and service, notes both, and checks that the service followed in time.
+fn other_serves(
+    arena: &Arena,
+    other: &str,
+    cut_ns: u64,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let takeover = arena.wait_takeover(other, cut_ns, TAKEOVER_DEADLINE)?;
+    figures.set("takeover_ms", takeover);
+    let served = arena.wait_served_by(other, cut_ns, SERVED_DEADLINE)?;
+    figures.set("served_ms", served);
+    let limit = takeover + SWITCH_MS_MAX + own_start_ms(arena.application());
+    ensure!(
+        served <= limit,
+        "the client was served again after {served:.0} ms; takeover took {takeover:.0} ms, so the limit is {limit:.0} ms"
+    );
+    Ok(())
+}
+
+/// Goal: power of the primary fails; the other serves; the server returns and is brought up to date under load.
+pub(super) fn primary_power_cut(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let other = arena.cluster().other(&primary)?;
+    let cut = arena.lab_mut().power_cut(&primary)?;
+    other_serves(arena, &other, cut, &mut figures)?;
+    arena.bring_back(&primary, &mut figures)?;
+    figures.set(
+        "gap_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    Ok(figures)
+}
+
+/// Goal: the daemon dies, the application on a dead mount does not matter, the restarted daemon cleans up and follows.
+pub(super) fn primary_daemon_killed(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let other = arena.cluster().other(&primary)?;
+    let cut = arena.lab_mut().kill_daemon(&primary)?;
+    other_serves(arena, &other, cut, &mut figures)?;
+    let began = wait::boot_ns();
+    arena.lab_mut().start_daemon(&primary)?;
+    arena.converge(&primary, began, &mut figures)?;
+    figures.set(
+        "gap_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    Ok(figures)
+}
+
+/// Goal: a frozen daemon that wakes up acknowledges and serves nothing of its former role. The wire and the rows tell.
+pub(super) fn primary_daemon_frozen(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let other = arena.cluster().other(&primary)?;
+    let cut = arena.lab().freeze_daemon(&primary)?;
+    let served = other_serves(arena, &other, cut, &mut figures);
+    let held = hold_fault(cut, FROZEN);
+    // Whatever happened, the daemon must not stay frozen.
+    arena.lab().continue_daemon(&primary)?;
+    let continued = wait::boot_ns();
+    served?;
+    held?;
+    arena.converge(&primary, continued, &mut figures)?;
+    figures.set(
+        "gap_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    Ok(figures)
+}
+
+/// Goal: a primary that nobody hears fences itself; when it is heard again it follows.
+pub(super) fn primary_isolated(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let other = arena.cluster().other(&primary)?;
+    let cut = arena.lab().isolate(&primary)?;
+    let served = other_serves(arena, &other, cut, &mut figures);
+    let held = hold_fault(wait::boot_ns(), ISOLATED);
+    arena.lab().heal()?;
+    let healed = wait::boot_ns();
+    served?;
+    held?;
+    arena.converge(&primary, healed, &mut figures)?;
+    figures.set(
+        "gap_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    Ok(figures)
+}
+
+/// The fault itself lasts this long since `since_ns`.
+fn hold_fault(since_ns: u64, duration: Duration) -> anyhow::Result<()> {
+    let wanted = duration.as_secs_f64() * 1000.0;
+    wait::until(
+        "end of the fault",
+        duration + Duration::from_secs(5),
+        || {
+            let passed = ms_since(since_ns);
+            if passed >= wanted {
+                Ok(())
+            } else {
+                Err(format!("{passed:.0} ms"))
+            }
+        },
+    )?;
+    Ok(())
+}
+
+/// Goal: roles are exchanged as planned: both copies stay in the in-sync set, nothing is copied.
+pub(super) fn swap(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let other = arena.cluster().other(&primary)?;
+    let began = wait::boot_ns();
+    arena
+        .cluster()
+        .skcli(&primary)?
+        .json(&["module", "swap", "-m", crate::cluster::MODULE])?;
+    figures.set("command_ms", ms_since(began));
+    let takeover = arena.wait_takeover(&other, began, TAKEOVER_DEADLINE)?;
+    figures.set("switched_ms", takeover);
+    arena.wait_served_by(&other, began, SERVED_DEADLINE)?;
+    let state = arena.cluster().module_state(&other)?;
+    ensure!(
+        state.in_sync.len() == 2,
+        "a switchover must not need a reintegration: in sync [{}]",
+        state.in_sync.join(" ")
+    );
+    arena.primary()?;
+    let gap = arena.recorder()?.longest_gap_ms(began, wait::boot_ns());
+    figures.set("gap_ms", gap);
+    let limit = 2.0 * own_start_ms(arena.application()) + 500.0;
+    ensure!(
+        gap <= limit,
+        "the gap was {gap:.0} ms, the limit is {limit:.0} ms"
+    );
+    Ok(figures)
+}
