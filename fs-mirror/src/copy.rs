@@ -15,8 +15,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::epoch::Epoch;
 use crate::mount::table;
-use epoch_file::EpochFile;
 pub use epoch_file::EpochError;
+use epoch_file::EpochFile;
 
 /// Where a copy lives.
 #[derive(Clone, Debug)]
@@ -99,7 +99,12 @@ impl Copy {
         create_state_dir(&config.state_dir, &directory)?;
         let epoch = EpochFile::open(&config.state_dir).map_err(OpenError::Epoch)?;
         raise_descriptor_limit();
-        Ok(Arc::new(Copy { module: config.module, directory, root, epoch: Mutex::new(epoch) }))
+        Ok(Arc::new(Copy {
+            module: config.module,
+            directory,
+            root,
+            epoch: Mutex::new(epoch),
+        }))
     }
 
     /// The module this is a copy of.
@@ -150,11 +155,17 @@ fn detach_dead_mounts(directory: &Path) -> Result<(), OpenError> {
 }
 
 fn canonical(directory: &Path) -> Result<PathBuf, OpenError> {
-    let canonical = directory.canonicalize().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => OpenError::Missing(directory.to_owned()),
-        io::ErrorKind::NotADirectory => OpenError::NotADirectory(directory.to_owned()),
-        _ => OpenError::Io { action: "resolve", path: directory.to_owned(), source },
-    })?;
+    let canonical = directory
+        .canonicalize()
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => OpenError::Missing(directory.to_owned()),
+            io::ErrorKind::NotADirectory => OpenError::NotADirectory(directory.to_owned()),
+            _ => OpenError::Io {
+                action: "resolve",
+                path: directory.to_owned(),
+                source,
+            },
+        })?;
     if canonical == Path::new("/") {
         return Err(OpenError::RootDirectory);
     }
@@ -165,14 +176,23 @@ fn canonical(directory: &Path) -> Result<PathBuf, OpenError> {
 }
 
 fn open_root(directory: &Path) -> Result<OwnedFd, OpenError> {
-    let io = |action| move |e: Errno| OpenError::Io { action, path: directory.to_owned(), source: e.into() };
+    let io = |action| {
+        move |e: Errno| OpenError::Io {
+            action,
+            path: directory.to_owned(),
+            source: e.into(),
+        }
+    };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = openat(CWD, directory, flags, Mode::empty()).map_err(|e| match e {
         Errno::NOTDIR => OpenError::NotADirectory(directory.to_owned()),
         other => io("open")(other),
     })?;
     // A bind mount of the system's root elsewhere is the root all the same.
-    let (ours, system) = (fstat(&root).map_err(io("stat"))?, stat("/").map_err(io("stat"))?);
+    let (ours, system) = (
+        fstat(&root).map_err(io("stat"))?,
+        stat("/").map_err(io("stat"))?,
+    );
     if (ours.st_dev, ours.st_ino) == (system.st_dev, system.st_ino) {
         return Err(OpenError::RootDirectory);
     }
@@ -180,30 +200,56 @@ fn open_root(directory: &Path) -> Result<OwnedFd, OpenError> {
 }
 
 fn check_proc() -> Result<(), OpenError> {
-    stat("/proc/self/fd").map(drop).map_err(|e| OpenError::NoProc(e.into()))
+    stat("/proc/self/fd")
+        .map(drop)
+        .map_err(|e| OpenError::NoProc(e.into()))
 }
 
 fn create_state_dir(state_dir: &Path, directory: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::DirBuilderExt;
     if state_dir.starts_with(directory) {
         let (state_dir, directory) = (state_dir.to_owned(), directory.to_owned());
-        return Err(OpenError::StateInside { state_dir, directory });
+        return Err(OpenError::StateInside {
+            state_dir,
+            directory,
+        });
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|source| OpenError::Io {
-        action: "create the state directory",
-        path: state_dir.to_owned(),
-        source,
-    })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(|source| OpenError::Io {
+            action: "create the state directory",
+            path: state_dir.to_owned(),
+            source,
+        })
 }
 
 /// Every inode the kernel knows holds one descriptor: takes as many as the system gives. What is refused shows later as
 /// EMFILE to the application, so a failure here is not one.
 fn raise_descriptor_limit() {
     let current = getrlimit(Resource::Nofile);
-    let system_max = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let system_max = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     let wanted = system_max.into_iter().chain(current.maximum).max();
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted });
-    if raised.is_err() && setrlimit(Resource::Nofile, Rlimit { current: current.maximum, ..current }).is_err() {
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: wanted,
+            maximum: wanted,
+        },
+    );
+    if raised.is_err()
+        && setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: current.maximum,
+                ..current
+            },
+        )
+        .is_err()
+    {
         tracing::warn!(limit = ?current.current, "the limit of open files could not be raised");
     }
 }

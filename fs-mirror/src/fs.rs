@@ -27,8 +27,8 @@ mod times;
 mod xattr;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
@@ -76,6 +76,9 @@ pub struct Changed<T> {
     pub value: T,
 }
 
+/// Called when attributes have changed that the kernel still believes to know.
+pub type OnStale = Box<dyn Fn(NodeId) + Send + Sync>;
+
 /// Called when this server's own disk fails (R11).
 pub type OnFault = Box<dyn Fn(Fault) + Send + Sync>;
 
@@ -85,6 +88,7 @@ pub struct Fs<C: Completion> {
     gate: Arc<Gate>,
     shipping: Arc<dyn Shipping<C>>,
     on_fault: OnFault,
+    on_stale: OnceLock<OnStale>,
     inodes: InodeTable,
     files: Handles<FileHandle>,
     directories: Handles<DirectoryHandle>,
@@ -98,7 +102,10 @@ pub struct Fs<C: Completion> {
 
 impl<C: Completion> std::fmt::Debug for Fs<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fs").field("access", &self.access).field("open", &self.open_count()).finish_non_exhaustive()
+        f.debug_struct("Fs")
+            .field("access", &self.access)
+            .field("open", &self.open_count())
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,12 +121,16 @@ impl<C: Completion> Fs<C> {
         shipping: Arc<dyn Shipping<C>>,
         on_fault: OnFault,
     ) -> Result<Fs<C>, Errno> {
-        let root = copy.root().try_clone_to_owned().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        let root = copy
+            .root()
+            .try_clone_to_owned()
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         Ok(Fs {
             access,
             gate,
             shipping,
             on_fault,
+            on_stale: OnceLock::new(),
             inodes: InodeTable::new(root)?,
             files: Handles::default(),
             directories: Handles::default(),
@@ -133,6 +144,12 @@ impl<C: Completion> Fs<C> {
     /// Whether the tree may be changed here.
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// Says whom to tell when the kernel must ask for the attributes of an object again. Only the first call counts.
+    pub fn tell_stale(&self, on_stale: OnStale) {
+        // A file system is mounted once in its life.
+        let _ = self.on_stale.set(on_stale);
     }
 
     /// Answers a request whose change was made; see [`Shipping::complete`]. With no lock held.
@@ -209,11 +226,18 @@ impl<C: Completion> Fs<C> {
         let fd = openat2(parent.fd(), name, flags, Mode::empty(), resolve)?;
         let stat = fstat(&fd)?;
         // Subvolumes have a device of their own without being mounted.
-        if self.inodes.is_on_device(&stat) { Ok((fd, stat)) } else { Err(Errno::XDEV) }
+        if self.inodes.is_on_device(&stat) {
+            Ok((fd, stat))
+        } else {
+            Err(Errno::XDEV)
+        }
     }
 
     fn attributes_of(&self, stat: Stat) -> Attributes {
-        Attributes { node: self.inodes.node_of(stat.st_ino), stat }
+        Attributes {
+            node: self.inodes.node_of(stat.st_ino),
+            stat,
+        }
     }
 
     /// Gives back references to an object; the secondary is told when it is gone for good.

@@ -12,13 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
-use crate::fs::{self, Access, Caller, Changed, Fs, HandleId, NewObject, NodeId, Renaming, Seek, SetAttributes, Writing};
+use crate::fs::{
+    self, Access, Caller, Changed, Fs, HandleId, NewObject, NodeId, Renaming, Seek, SetAttributes,
+    Writing,
+};
 pub use answer::Answer;
 use convert::{NO_ATTRIBUTES, errno, file_attr, file_type, time_change};
 
@@ -35,8 +39,11 @@ const KEPT: Duration = Duration::from_secs(3600);
 const GENERATION: Generation = Generation(0);
 
 /// What the kernel must support, or the mount would not be a faithful file system.
-const NEEDED: [InitFlags; 3] =
-    [InitFlags::FUSE_POSIX_ACL, InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_HANDLE_KILLPRIV_V2];
+const NEEDED: [InitFlags; 3] = [
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+];
 
 /// What makes it faster.
 const WELCOME: [InitFlags; 5] = [
@@ -90,7 +97,14 @@ impl Frontend {
         match changed {
             Ok(Changed { ticket, value }) => {
                 let (timeout, attr) = (self.timeout, file_attr(&value));
-                self.fs.complete(ticket, Answer::Entry { reply, timeout, attr });
+                self.fs.complete(
+                    ticket,
+                    Answer::Entry {
+                        reply,
+                        timeout,
+                        attr,
+                    },
+                );
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -108,7 +122,10 @@ impl Filesystem for Frontend {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in NEEDED {
             if config.add_capabilities(flag).is_err() {
-                tracing::warn!(?flag, "the kernel is too old for this: permissions may not be kept faithfully");
+                tracing::warn!(
+                    ?flag,
+                    "the kernel is too old for this: permissions may not be kept faithfully"
+                );
             }
         }
         for flag in WELCOME {
@@ -125,7 +142,9 @@ impl Filesystem for Frontend {
         match self.fs.lookup(NodeId(parent.0), name.as_bytes()) {
             Ok(attributes) => reply.entry(&self.timeout, &file_attr(&attributes), GENERATION),
             // An entry without an inode: the kernel may remember that there is none.
-            Err(fs::Errno::NOENT) if self.is_primary() => reply.entry(&self.timeout, &NO_ATTRIBUTES, GENERATION),
+            Err(fs::Errno::NOENT) if self.is_primary() => {
+                reply.entry(&self.timeout, &NO_ATTRIBUTES, GENERATION)
+            }
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -160,11 +179,28 @@ impl Filesystem for Frontend {
         reply: ReplyAttr,
     ) {
         let (atime, mtime) = (atime.map(time_change), mtime.map(time_change));
-        let set = SetAttributes { mode, uid, gid, size, atime, mtime };
-        match self.fs.set_attributes(NodeId(ino.0), fh.map(|fh| HandleId(fh.0)), set, caller(req)) {
+        let set = SetAttributes {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        match self
+            .fs
+            .set_attributes(NodeId(ino.0), fh.map(|fh| HandleId(fh.0)), set, caller(req))
+        {
             Ok(Changed { ticket, value }) => {
                 let (timeout, attr) = (self.timeout, file_attr(&value));
-                self.fs.complete(ticket, Answer::Attributes { reply, timeout, attr });
+                self.fs.complete(
+                    ticket,
+                    Answer::Attributes {
+                        reply,
+                        timeout,
+                        attr,
+                    },
+                );
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -187,11 +223,27 @@ impl Filesystem for Frontend {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.reply_entry(self.fs.make_node(new_object(req, parent, name, mode, umask), u64::from(rdev)), reply);
+        self.reply_entry(
+            self.fs
+                .make_node(new_object(req, parent, name, mode, umask), u64::from(rdev)),
+            reply,
+        );
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.reply_entry(self.fs.make_directory(new_object(req, parent, name, mode, umask)), reply);
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.reply_entry(
+            self.fs
+                .make_directory(new_object(req, parent, name, mode, umask)),
+            reply,
+        );
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -199,10 +251,20 @@ impl Filesystem for Frontend {
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.reply_done(self.fs.remove_directory(NodeId(parent.0), name.as_bytes()), reply);
+        self.reply_done(
+            self.fs.remove_directory(NodeId(parent.0), name.as_bytes()),
+            reply,
+        );
     }
 
-    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
         let new = new_object(req, parent, link_name, 0, 0);
         self.reply_entry(self.fs.make_link(new, target.as_os_str().as_bytes()), reply);
     }
@@ -227,8 +289,19 @@ impl Filesystem for Frontend {
         self.reply_done(self.fs.rename(renaming), reply);
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.reply_entry(self.fs.link(NodeId(ino.0), NodeId(newparent.0), newname.as_bytes()), reply);
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.reply_entry(
+            self.fs
+                .link(NodeId(ino.0), NodeId(newparent.0), newname.as_bytes()),
+            reply,
+        );
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -275,13 +348,33 @@ impl Filesystem for Frontend {
         reply: ReplyWrite,
     ) {
         let clears_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.fs.write(HandleId(fh.0), Writing { offset, data, clears_privileges }) {
-            Ok(Changed { ticket, value }) => self.fs.complete(ticket, Answer::Written { reply, bytes: value }),
+        match self.fs.write(
+            HandleId(fh.0),
+            Writing {
+                offset,
+                data,
+                clears_privileges,
+            },
+        ) {
+            Ok(Changed { ticket, value }) => self.fs.complete(
+                ticket,
+                Answer::Written {
+                    reply,
+                    bytes: value,
+                },
+            ),
             Err(e) => reply.error(errno(e)),
         }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
     }
 
@@ -299,7 +392,14 @@ impl Filesystem for Frontend {
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         self.reply_done(self.fs.sync(HandleId(fh.0), datasync), reply);
     }
 
@@ -310,36 +410,80 @@ impl Filesystem for Frontend {
         }
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let read = self.fs.read_directory(HandleId(fh.0), offset, |node, listed| {
-            let kind = file_type(listed.kind);
-            !reply.add(INodeNo(node.0), listed.next_position, kind, OsStr::from_bytes(listed.name))
-        });
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let read = self
+            .fs
+            .read_directory(HandleId(fh.0), offset, |node, listed| {
+                let kind = file_type(listed.kind);
+                !reply.add(
+                    INodeNo(node.0),
+                    listed.next_position,
+                    kind,
+                    OsStr::from_bytes(listed.name),
+                )
+            });
         match read {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(e)),
         }
     }
 
-    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let read = self.fs.read_directory_plus(HandleId(fh.0), offset, |_, listed, attributes| {
-            // Without attributes the kernel gets the name alone, and looks it up when it needs to.
-            let attr = attributes.map_or(NO_ATTRIBUTES, |attributes| file_attr(&attributes));
-            let name = OsStr::from_bytes(listed.name);
-            !reply.add(attr.ino, listed.next_position, name, &self.timeout, &attr, GENERATION)
-        });
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let read = self
+            .fs
+            .read_directory_plus(HandleId(fh.0), offset, |_, listed, attributes| {
+                // Without attributes the kernel gets the name alone, and looks it up when it needs to.
+                let attr = attributes.map_or(NO_ATTRIBUTES, |attributes| file_attr(&attributes));
+                let name = OsStr::from_bytes(listed.name);
+                !reply.add(
+                    attr.ino,
+                    listed.next_position,
+                    name,
+                    &self.timeout,
+                    &attr,
+                    GENERATION,
+                )
+            });
         match read {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(e)),
         }
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.fs.release_directory(HandleId(fh.0));
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         self.reply_done(self.fs.sync_directory(HandleId(fh.0), datasync), reply);
     }
 
@@ -369,7 +513,11 @@ impl Filesystem for Frontend {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.reply_done(self.fs.set_xattr(NodeId(ino.0), name.as_bytes(), value, flags as u32), reply);
+        self.reply_done(
+            self.fs
+                .set_xattr(NodeId(ino.0), name.as_bytes(), value, flags as u32),
+            reply,
+        );
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -400,10 +548,26 @@ impl Filesystem for Frontend {
         reply: ReplyCreate,
     ) {
         let flags = flags as u32;
-        match self.fs.create(new_object(req, parent, name, mode, umask), flags) {
-            Ok(Changed { ticket, value: (attributes, handle) }) => {
-                let (timeout, attr, flags) = (self.timeout, file_attr(&attributes), self.open_flags(flags));
-                self.fs.complete(ticket, Answer::Created { reply, timeout, attr, handle, flags });
+        match self
+            .fs
+            .create(new_object(req, parent, name, mode, umask), flags)
+        {
+            Ok(Changed {
+                ticket,
+                value: (attributes, handle),
+            }) => {
+                let (timeout, attr, flags) =
+                    (self.timeout, file_attr(&attributes), self.open_flags(flags));
+                self.fs.complete(
+                    ticket,
+                    Answer::Created {
+                        reply,
+                        timeout,
+                        attr,
+                        handle,
+                        flags,
+                    },
+                );
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -434,10 +598,22 @@ impl Filesystem for Frontend {
         reply: ReplyEmpty,
     ) {
         let range = offset..offset.saturating_add(length);
-        self.reply_done(self.fs.allocate(HandleId(fh.0), mode as u32, range, caller(req)), reply);
+        self.reply_done(
+            self.fs
+                .allocate(HandleId(fh.0), mode as u32, range, caller(req)),
+            reply,
+        );
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let to = match (u64::try_from(offset), whence) {
             (Ok(offset), libc::SEEK_DATA) => Seek::Data(offset),
             (Ok(offset), libc::SEEK_HOLE) => Seek::Hole(offset),
@@ -468,11 +644,26 @@ impl Filesystem for Frontend {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+    }
 }
 
-fn new_object<'a>(req: &Request, parent: INodeNo, name: &'a OsStr, mode: u32, umask: u32) -> NewObject<'a> {
-    NewObject { parent: NodeId(parent.0), name: name.as_bytes(), mode, umask, caller: caller(req) }
+fn new_object<'a>(
+    req: &Request,
+    parent: INodeNo,
+    name: &'a OsStr,
+    mode: u32,
+    umask: u32,
+) -> NewObject<'a> {
+    NewObject {
+        parent: NodeId(parent.0),
+        name: name.as_bytes(),
+        mode,
+        umask,
+        caller: caller(req),
+    }
 }
 
 fn reply_xattr(value: Result<Vec<u8>, fs::Errno>, size: u32, reply: ReplyXattr) {

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -90,16 +90,41 @@ impl Mount {
     ///
     /// # Errors
     /// See [`MountError`]; nothing is mounted then.
-    pub fn start(fs: Arc<Fs<Answer>>, directory: &Path, threads: usize) -> Result<Mount, MountError> {
+    pub fn start(
+        fs: Arc<Fs<Answer>>,
+        directory: &Path,
+        threads: usize,
+    ) -> Result<Mount, MountError> {
         let access = fs.access();
         std::fs::metadata("/dev/fuse").map_err(MountError::NoFuse)?;
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::PermissionDenied => MountError::NotPermitted { directory: directory.to_owned() },
-            _ => MountError::Io { directory: directory.to_owned(), source },
+            io::ErrorKind::PermissionDenied => MountError::NotPermitted {
+                directory: directory.to_owned(),
+            },
+            _ => MountError::Io {
+                directory: directory.to_owned(),
+                source,
+            },
         };
-        let session = Session::new(Frontend::new(fs), directory, &config(access, threads)).map_err(failed)?;
+        let session = Session::new(
+            Frontend::new(Arc::clone(&fs)),
+            directory,
+            &config(access, threads),
+        )
+        .map_err(failed)?;
+        let notifier = session.notifier();
+        // Without an offset no page is touched, so this cannot wait for the request in whose course it is called.
+        fs.tell_stale(Box::new(move |node| {
+            if let Err(error) = notifier.inval_inode(INodeNo(node.0), -1, 0) {
+                tracing::debug!(%error, "the kernel does not know the object");
+            }
+        }));
         let session = session.spawn().map_err(failed)?;
-        Ok(Mount { directory: directory.to_owned(), connection: table::connection_of(directory), session })
+        Ok(Mount {
+            directory: directory.to_owned(),
+            connection: table::connection_of(directory),
+            session,
+        })
     }
 
     /// Takes the mount off. Never blocks longer than the deadline and a few seconds.
@@ -117,7 +142,10 @@ impl Mount {
                 Err((error, Some(self)))
             }
             Err(errno) => {
-                let error = UnmountError::Io { directory: self.directory.clone(), source: errno.into() };
+                let error = UnmountError::Io {
+                    directory: self.directory.clone(),
+                    source: errno.into(),
+                };
                 Err((error, Some(self)))
             }
             Ok(()) => {
@@ -130,7 +158,11 @@ impl Mount {
     /// The threads end when the kernel has dropped the connection. A copy of the mount in another mount namespace keeps
     /// it alive, so it is aborted then.
     fn end_threads(self) {
-        let Mount { directory, connection, session } = self;
+        let Mount {
+            directory,
+            connection,
+            session,
+        } = self;
         let (done, ended) = mpsc::channel();
         let joiner = thread::spawn(move || {
             let joined = session.join();
@@ -179,7 +211,9 @@ fn unmount_when_unused(directory: &Path, within: Duration) -> Result<(), Errno> 
         let (done, outcome) = mpsc::channel();
         let path = directory.to_owned();
         thread::spawn(move || done.send(unmount(path, UnmountFlags::NOFOLLOW)));
-        let left = deadline.saturating_duration_since(Instant::now()).max(BUSY_RETRY_AFTER);
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .max(BUSY_RETRY_AFTER);
         match outcome.recv_timeout(left) {
             Ok(Err(Errno::BUSY)) if Instant::now() < deadline => thread::sleep(BUSY_RETRY_AFTER),
             Ok(outcome) => return outcome,
@@ -203,7 +237,8 @@ fn abort(directory: &Path, connection: Option<u32>) -> Result<(), Errno> {
 fn abort_connection(connection: Option<u32>) {
     let Some(connection) = connection else { return };
     // Not there when the connection is gone already, or fusectl is not mounted.
-    if let Err(error) = std::fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1") {
+    if let Err(error) = std::fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
+    {
         tracing::debug!(%error, "connection not aborted");
     }
 }

@@ -51,9 +51,18 @@ impl EpochFile {
         let epoch = match fs::read(&path) {
             Ok(bytes) => decode(&bytes).ok_or_else(|| EpochError::Damaged(path))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Epoch(0),
-            Err(source) => return Err(EpochError::Io { action: "read", path, source }),
+            Err(source) => {
+                return Err(EpochError::Io {
+                    action: "read",
+                    path,
+                    source,
+                });
+            }
         };
-        Ok(EpochFile { directory: directory.to_owned(), epoch })
+        Ok(EpochFile {
+            directory: directory.to_owned(),
+            epoch,
+        })
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -63,7 +72,10 @@ impl EpochFile {
     /// Makes a newer epoch durable, then current.
     pub(super) fn advance(&mut self, epoch: Epoch) -> Result<(), EpochError> {
         if epoch < self.epoch {
-            return Err(EpochError::Stale { given: epoch, current: self.epoch });
+            return Err(EpochError::Stale {
+                given: epoch,
+                current: self.epoch,
+            });
         }
         if epoch > self.epoch {
             self.replace(epoch)?;
@@ -73,17 +85,27 @@ impl EpochFile {
     }
 
     fn replace(&self, epoch: Epoch) -> Result<(), EpochError> {
-        let (path, fresh) = (self.directory.join(FILE_NAME), self.directory.join("epoch.new"));
+        let (path, fresh) = (
+            self.directory.join(FILE_NAME),
+            self.directory.join("epoch.new"),
+        );
         let failed = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| EpochError::Io { action, path, source }
+            move |source| EpochError::Io {
+                action,
+                path,
+                source,
+            }
         };
         let mut file = File::create(&fresh).map_err(failed("create", &fresh))?;
-        file.write_all(&encode(epoch)).map_err(failed("write", &fresh))?;
+        file.write_all(&encode(epoch))
+            .map_err(failed("write", &fresh))?;
         file.sync_all().map_err(failed("sync", &fresh))?;
         fs::rename(&fresh, &path).map_err(failed("replace", &path))?;
         let directory = File::open(&self.directory).map_err(failed("open", &self.directory))?;
-        directory.sync_all().map_err(failed("sync", &self.directory))
+        directory
+            .sync_all()
+            .map_err(failed("sync", &self.directory))
     }
 }
 
@@ -116,16 +138,31 @@ mod tests {
         assert_eq!(file.epoch(), Epoch(7));
         file.advance(Epoch(7)).unwrap();
         let refused = file.advance(Epoch(6)).unwrap_err();
-        assert!(matches!(refused, EpochError::Stale { given: Epoch(6), current: Epoch(7) }), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                EpochError::Stale {
+                    given: Epoch(6),
+                    current: Epoch(7)
+                }
+            ),
+            "{refused}"
+        );
     }
 
     #[test]
     fn a_damaged_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        EpochFile::open(dir.path()).unwrap().advance(Epoch(7)).unwrap();
+        EpochFile::open(dir.path())
+            .unwrap()
+            .advance(Epoch(7))
+            .unwrap();
         for damage in [&b""[..], b"SKEPOCH1\x07\0\0\0\0\0\0\0\0\0\0\0", b"nonsense"] {
             fs::write(dir.path().join(FILE_NAME), damage).unwrap();
-            assert!(matches!(EpochFile::open(dir.path()), Err(EpochError::Damaged(_))));
+            assert!(matches!(
+                EpochFile::open(dir.path()),
+                Err(EpochError::Damaged(_))
+            ));
         }
     }
 }

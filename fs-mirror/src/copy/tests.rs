@@ -2,7 +2,11 @@ use super::*;
 
 fn open(directory: &Path, state: &Path) -> Result<Arc<Copy>, OpenError> {
     let (directory, state_dir) = (directory.to_owned(), state.to_owned());
-    Copy::open(CopyConfig { module: "test".into(), directory, state_dir })
+    Copy::open(CopyConfig {
+        module: "test".into(),
+        directory,
+        state_dir,
+    })
 }
 
 #[test]
@@ -11,13 +15,28 @@ fn only_a_directory_below_the_root_is_taken() {
     let (data, state) = (dir.path().join("data"), dir.path().join("state"));
     assert!(matches!(open(&data, &state), Err(OpenError::Missing(_))));
     std::fs::write(&data, "").unwrap();
-    assert!(matches!(open(&data, &state), Err(OpenError::NotADirectory(_))));
+    assert!(matches!(
+        open(&data, &state),
+        Err(OpenError::NotADirectory(_))
+    ));
     std::fs::remove_file(&data).unwrap();
     std::fs::create_dir(&data).unwrap();
-    assert!(matches!(open(&data, &data.join("state")), Err(OpenError::StateInside { .. })));
-    assert!(matches!(open(Path::new("/"), &state), Err(OpenError::RootDirectory)));
-    assert!(matches!(open(Path::new("/proc/.."), &state), Err(OpenError::RootDirectory)));
-    assert!(matches!(open(Path::new("data"), &state), Err(OpenError::Relative(_))));
+    assert!(matches!(
+        open(&data, &data.join("state")),
+        Err(OpenError::StateInside { .. })
+    ));
+    assert!(matches!(
+        open(Path::new("/"), &state),
+        Err(OpenError::RootDirectory)
+    ));
+    assert!(matches!(
+        open(Path::new("/proc/.."), &state),
+        Err(OpenError::RootDirectory)
+    ));
+    assert!(matches!(
+        open(Path::new("data"), &state),
+        Err(OpenError::Relative(_))
+    ));
     let copy = open(&data, &state).unwrap();
     assert_eq!(copy.epoch(), Epoch(0));
     copy.persist_epoch(Epoch(3)).unwrap();

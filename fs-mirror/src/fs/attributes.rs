@@ -43,9 +43,18 @@ pub struct SetAttributes {
 /// `None` leaves a time alone.
 pub(super) fn timespec(change: Option<TimeChange>) -> Timespec {
     match change {
-        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        Some(TimeChange::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        Some(TimeChange::To(time)) => Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) },
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        Some(TimeChange::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        },
+        Some(TimeChange::To(time)) => Timespec {
+            tv_sec: time.seconds,
+            tv_nsec: i64::from(time.nanoseconds),
+        },
     }
 }
 
@@ -54,11 +63,17 @@ pub(super) fn permissions(stat: &Stat) -> u32 {
 }
 
 pub(super) fn mtime(stat: &Stat) -> Time {
-    Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
+    Time {
+        seconds: stat.st_mtime,
+        nanoseconds: stat.st_mtime_nsec as u32,
+    }
 }
 
 pub(super) fn atime(stat: &Stat) -> Time {
-    Time { seconds: stat.st_atime, nanoseconds: stat.st_atime_nsec as u32 }
+    Time {
+        seconds: stat.st_atime,
+        nanoseconds: stat.st_atime_nsec as u32,
+    }
 }
 
 /// As they travel with a new or listed object.

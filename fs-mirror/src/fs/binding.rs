@@ -17,7 +17,8 @@ impl<C: Completion> Fs<C> {
     /// Sees to it that a change of `inode` can be shipped, where the session binds on use. With no lock held.
     pub(super) fn bind_on_use(&self, inode: &Inode) {
         let session = self.shipping.session();
-        if session == 0 || inode.binding.file_in(session).is_some() || !self.shipping.binds_on_use() {
+        if session == 0 || inode.binding.file_in(session).is_some() || !self.shipping.binds_on_use()
+        {
             return;
         }
         let _namespace = self.lock_namespace();
@@ -47,12 +48,18 @@ impl<C: Completion> Fs<C> {
             return Ok(());
         }
         let (root_path, path) = (path_of(root)?, path_of(inode)?);
-        let below = path.strip_prefix(root_path.as_slice()).and_then(|below| below.strip_prefix(b"/"));
+        let below = path
+            .strip_prefix(root_path.as_slice())
+            .and_then(|below| below.strip_prefix(b"/"));
         let mut parent = (Arc::clone(root), root_file);
         for name in below.ok_or(Errno::NOENT)?.split(|byte| *byte == b'/') {
             parent = self.bind_child(&parent.0, parent.1, name, session)?;
         }
-        if inode.binding.file_in(session).is_some() { Ok(()) } else { Err(Errno::NOENT) }
+        if inode.binding.file_in(session).is_some() {
+            Ok(())
+        } else {
+            Err(Errno::NOENT)
+        }
     }
 
     fn bind_root(&self, session: u64) -> FileId {
@@ -78,7 +85,14 @@ impl<C: Completion> Fs<C> {
             let _order = child.order.lock();
             child.binding.file_in(session).unwrap_or_else(|| {
                 let file = self.next_file_id();
-                self.shipping.ship(session, &Change::Bind { parent: parent_file, name, file });
+                self.shipping.ship(
+                    session,
+                    &Change::Bind {
+                        parent: parent_file,
+                        name,
+                        file,
+                    },
+                );
                 // Both copies are the same: the secondary has every name there is.
                 child.binding.bind(session, file, stat.st_nlink as u32);
                 if child.is_directory() {

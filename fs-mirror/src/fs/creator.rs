@@ -2,7 +2,10 @@
 //!
 //! Whether a umask counts depends on the default ACL of the directory, and only the file system below decides that
 //! right: so it gets the unmasked mode, and the umask as the thread's own.
-#![expect(unsafe_code, reason = "a thread's own umask needs unshare(CLONE_FS), which rustix marks unsafe")]
+#![expect(
+    unsafe_code,
+    reason = "a thread's own umask needs unshare(CLONE_FS), which rustix marks unsafe"
+)]
 
 use std::cell::Cell;
 

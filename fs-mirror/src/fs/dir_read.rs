@@ -21,7 +21,8 @@ impl<C: Completion> Fs<C> {
         let (fd, stat) = self.checked("lookup", self.open_child(&parent, name))?;
         let inode = self.inodes.acquire(fd, &stat);
         let attributes = self.attributes_of(stat);
-        self.confirm(attributes).inspect_err(|_| self.release_node(inode.node, 1))
+        self.confirm(attributes)
+            .inspect_err(|_| self.release_node(inode.node, 1))
     }
 
     /// Gives back `count` references to `node`.
@@ -37,7 +38,10 @@ impl<C: Completion> Fs<C> {
         self.admit()?;
         let inode = self.inode(node)?;
         let stream = self.checked("opendir", open_stream(&inode))?;
-        self.confirm(self.directories.insert(DirectoryHandle { inode, stream: stream.into() }))
+        self.confirm(self.directories.insert(DirectoryHandle {
+            inode,
+            stream: stream.into(),
+        }))
     }
 
     /// `readdir(3)` from `position` on: gives names to `take` until it says `false` or none is left.
@@ -52,7 +56,9 @@ impl<C: Completion> Fs<C> {
     ) -> Result<(), Errno> {
         self.admit()?;
         let handle = self.directories.get(handle)?;
-        let read = handle.stream.lock().read(position, |listed| Ok(take(self.inodes.node_of(listed.ino), listed)));
+        let read = handle.stream.lock().read(position, |listed| {
+            Ok(take(self.inodes.node_of(listed.ino), listed))
+        });
         self.checked("readdir", read)?;
         self.confirm(())
     }
@@ -94,7 +100,11 @@ impl<C: Completion> Fs<C> {
     ///
     /// # Errors
     /// As the system call; the copy is given up then (R11).
-    pub fn sync_directory(&self, handle: HandleId, is_data_only: bool) -> Result<Changed<()>, Errno> {
+    pub fn sync_directory(
+        &self,
+        handle: HandleId,
+        is_data_only: bool,
+    ) -> Result<Changed<()>, Errno> {
         self.admit_change(SMALL_CHANGE_BYTES)?;
         let handle = self.directories.get(handle)?;
         let ticket = self.ship_sync(&handle.inode, is_data_only);

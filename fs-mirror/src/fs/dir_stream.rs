@@ -47,7 +47,14 @@ pub(crate) struct DirStream {
 impl DirStream {
     /// `directory` is open for reading, at its start.
     pub(crate) fn new(directory: OwnedFd) -> DirStream {
-        DirStream { directory, names: Vec::new(), records: Vec::new(), next: 0, position: 0, is_at_end: false }
+        DirStream {
+            directory,
+            names: Vec::new(),
+            records: Vec::new(),
+            next: 0,
+            position: 0,
+            is_at_end: false,
+        }
     }
 
     pub(crate) fn directory(&self) -> &OwnedFd {
@@ -65,10 +72,18 @@ impl DirStream {
         }
         loop {
             while let Some(record) = self.records.get(self.next) {
-                let start = self.next.checked_sub(1).map_or(0, |before| self.records[before].name_end);
+                let start = self
+                    .next
+                    .checked_sub(1)
+                    .map_or(0, |before| self.records[before].name_end);
                 let (ino, kind, next_position) = (record.ino, record.kind, record.next_position);
                 let name = &self.names[start..record.name_end];
-                if !take(Listed { name, ino, kind, next_position })? {
+                if !take(Listed {
+                    name,
+                    ino,
+                    kind,
+                    next_position,
+                })? {
                     return Ok(());
                 }
                 self.position = next_position;

@@ -1,6 +1,5 @@
 //! Requests that change names. Each holds the namespace lock across the local change and its shipping.
 
-
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, Stat};
@@ -41,29 +40,58 @@ impl<C: Completion> Fs<C> {
     ///
     /// # Errors
     /// As the system call.
-    pub fn create(&self, new: NewObject<'_>, flags: u32) -> Result<Changed<(Attributes, HandleId)>, Errno> {
+    pub fn create(
+        &self,
+        new: NewObject<'_>,
+        flags: u32,
+    ) -> Result<Changed<(Attributes, HandleId)>, Errno> {
         let open_flags = OFlags::from_bits_retain(flags);
-        let below = (open_flags & OFlags::ACCMODE) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = self.make(new, |parent| openat(parent.fd(), new.name, below, new.permissions()));
+        let below = (open_flags & OFlags::ACCMODE)
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
+        let made = self.make(new, |parent| {
+            openat(parent.fd(), new.name, below, new.permissions())
+        });
         match made {
             Ok((file, adopted)) => {
-                let Adopted { inode, attributes, ticket } = adopted;
+                let Adopted {
+                    inode,
+                    attributes,
+                    ticket,
+                } = adopted;
                 let handle = self.files.insert(FileHandle::new(inode, file, flags));
-                Ok(Changed { ticket, value: (attributes, handle) })
+                Ok(Changed {
+                    ticket,
+                    value: (attributes, handle),
+                })
             }
-            Err(Errno::EXIST) if !open_flags.contains(OFlags::EXCL) => self.open_existing(new, flags),
+            Err(Errno::EXIST) if !open_flags.contains(OFlags::EXCL) => {
+                self.open_existing(new, flags)
+            }
             Err(e) => Err(e),
         }
     }
 
     /// Somebody else made the file first and the caller does not mind.
-    fn open_existing(&self, new: NewObject<'_>, flags: u32) -> Result<Changed<(Attributes, HandleId)>, Errno> {
+    fn open_existing(
+        &self,
+        new: NewObject<'_>,
+        flags: u32,
+    ) -> Result<Changed<(Attributes, HandleId)>, Errno> {
         let attributes = self.lookup(new.parent, new.name)?;
         let opened = self.open(attributes.node, flags).and_then(|handle| {
             let truncates = OFlags::from_bits_retain(flags).contains(OFlags::TRUNC);
-            let set = super::SetAttributes { size: truncates.then_some(0), ..Default::default() };
+            let set = super::SetAttributes {
+                size: truncates.then_some(0),
+                ..Default::default()
+            };
             let changed = self.set_attributes(attributes.node, Some(handle), set, new.caller)?;
-            Ok(Changed { ticket: changed.ticket, value: (changed.value, handle) })
+            Ok(Changed {
+                ticket: changed.ticket,
+                value: (changed.value, handle),
+            })
         });
         if opened.is_err() {
             self.forget(attributes.node, 1);
@@ -77,8 +105,9 @@ impl<C: Completion> Fs<C> {
     /// As the system call.
     pub fn make_node(&self, new: NewObject<'_>, device: Dev) -> Result<Changed<Attributes>, Errno> {
         let kind = FileType::from_raw_mode(new.mode);
-        let ((), adopted) =
-            self.make(new, |parent| mknodat(parent.fd(), new.name, kind, new.permissions(), device))?;
+        let ((), adopted) = self.make(new, |parent| {
+            mknodat(parent.fd(), new.name, kind, new.permissions(), device)
+        })?;
         Ok(adopted.changed())
     }
 
@@ -87,8 +116,13 @@ impl<C: Completion> Fs<C> {
     /// # Errors
     /// As the system call.
     pub fn make_directory(&self, new: NewObject<'_>) -> Result<Changed<Attributes>, Errno> {
-        let new = NewObject { mode: new.mode | FileType::Directory.as_raw_mode(), ..new };
-        let ((), adopted) = self.make(new, |parent| mkdirat(parent.fd(), new.name, new.permissions()))?;
+        let new = NewObject {
+            mode: new.mode | FileType::Directory.as_raw_mode(),
+            ..new
+        };
+        let ((), adopted) = self.make(new, |parent| {
+            mkdirat(parent.fd(), new.name, new.permissions())
+        })?;
         Ok(adopted.changed())
     }
 
@@ -96,7 +130,11 @@ impl<C: Completion> Fs<C> {
     ///
     /// # Errors
     /// As the system call.
-    pub fn make_link(&self, new: NewObject<'_>, target: &[u8]) -> Result<Changed<Attributes>, Errno> {
+    pub fn make_link(
+        &self,
+        new: NewObject<'_>,
+        target: &[u8],
+    ) -> Result<Changed<Attributes>, Errno> {
         let ((), adopted) = self.make(new, |parent| symlinkat(target, parent.fd(), new.name))?;
         Ok(adopted.changed())
     }
@@ -117,7 +155,11 @@ impl<C: Completion> Fs<C> {
             Ok(adopted) => Ok((made, adopted)),
             Err(e) => {
                 let is_directory = FileType::from_raw_mode(new.mode) == FileType::Directory;
-                let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+                let flags = if is_directory {
+                    AtFlags::REMOVEDIR
+                } else {
+                    AtFlags::empty()
+                };
                 unlinkat(parent.fd(), new.name, flags)?;
                 Err(e)
             }
@@ -128,20 +170,33 @@ impl<C: Completion> Fs<C> {
     ///
     /// # Errors
     /// As the system call.
-    pub fn link(&self, node: NodeId, parent: NodeId, name: &[u8]) -> Result<Changed<Attributes>, Errno> {
+    pub fn link(
+        &self,
+        node: NodeId,
+        parent: NodeId,
+        name: &[u8],
+    ) -> Result<Changed<Attributes>, Errno> {
         names::check(name)?;
         self.admit_change(SMALL_CHANGE_BYTES)?;
         let (inode, parent) = (self.inode(node)?, self.inode(parent)?);
         let _namespace = self.lock_namespace();
         let place = self.place_for_link(&inode, &parent);
-        self.checked("link", linkat(inode.fd(), c"", parent.fd(), name, AtFlags::EMPTY_PATH))?;
-        let ticket = place.map_or(Ticket::NotShipped, |place| self.ship_link(place, &inode, name));
+        self.checked(
+            "link",
+            linkat(inode.fd(), c"", parent.fd(), name, AtFlags::EMPTY_PATH),
+        )?;
+        let ticket = place.map_or(Ticket::NotShipped, |place| {
+            self.ship_link(place, &inode, name)
+        });
         self.mark_times(&parent);
         let stat = inode.stat()?;
         if !self.inodes.pin(&inode) {
             return Err(Errno::STALE);
         }
-        Ok(Changed { ticket, value: self.attributes_of(stat) })
+        Ok(Changed {
+            ticket,
+            value: self.attributes_of(stat),
+        })
     }
 
     /// The secondary could not find a bound object again under a name in a directory that was not listed when the
@@ -162,7 +217,14 @@ impl<C: Completion> Fs<C> {
         match inode.binding.file_in(place.session) {
             Some(file) => {
                 inode.binding.add_name();
-                self.shipping.ship(place.session, &Change::Link { file, parent: place.directory, name })
+                self.shipping.ship(
+                    place.session,
+                    &Change::Link {
+                        file,
+                        parent: place.directory,
+                        name,
+                    },
+                )
             }
             // Its other names are in directories that are not listed yet: this is the first the secondary hears of it.
             None => self.ship_entry(place, name, inode),
@@ -196,7 +258,11 @@ impl<C: Completion> Fs<C> {
         let ticket = place.map_or(Ticket::NotShipped, |place| {
             let parent = place.directory;
             let is_directory = flags.contains(AtFlags::REMOVEDIR);
-            let change = if is_directory { Change::Rmdir { parent, name } } else { Change::Unlink { parent, name } };
+            let change = if is_directory {
+                Change::Rmdir { parent, name }
+            } else {
+                Change::Unlink { parent, name }
+            };
             self.shipping.ship(place.session, &change)
         });
         self.after_removal(victim);
@@ -217,7 +283,9 @@ impl<C: Completion> Fs<C> {
 
     /// The name was removed, here and on the wire.
     pub(super) fn after_removal(&self, victim: Option<Victim>) {
-        let Some(Victim { inode, stat }) = victim else { return };
+        let Some(Victim { inode, stat }) = victim else {
+            return;
+        };
         if inode.is_directory() {
             inode.mark_removed();
             return;
@@ -239,4 +307,3 @@ pub(super) struct Victim {
     pub(super) inode: Arc<Inode>,
     pub(super) stat: Stat,
 }
-

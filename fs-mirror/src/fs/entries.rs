@@ -25,7 +25,10 @@ impl<C: Completion> Fs<C> {
         if session != 0 && self.shipping.binds_on_use() {
             self.bind_locked(directory, session);
         }
-        directory.binding.listed_in(session).map(|directory| Place { session, directory })
+        directory
+            .binding
+            .listed_in(session)
+            .map(|directory| Place { session, directory })
     }
 
     /// Takes in the object just made as `name` with the `mode` the caller asked for. With the namespace lock held.
@@ -44,14 +47,32 @@ impl<C: Completion> Fs<C> {
             None => Ticket::NotShipped,
         };
         self.mark_times(parent);
-        Ok(Adopted { attributes: self.attributes_of(stat), inode, ticket })
+        Ok(Adopted {
+            attributes: self.attributes_of(stat),
+            inode,
+            ticket,
+        })
     }
 
-    fn ship_creation(&self, place: Place, name: &[u8], inode: &Inode, stat: &Stat) -> Result<Ticket, Errno> {
+    fn ship_creation(
+        &self,
+        place: Place,
+        name: &[u8],
+        inode: &Inode,
+        stat: &Stat,
+    ) -> Result<Ticket, Errno> {
         let target = inode_read::target_if_link(inode, stat)?;
-        let Some(kind) = attributes::kind(stat, &target) else { return Ok(Ticket::NotShipped) };
+        let Some(kind) = attributes::kind(stat, &target) else {
+            return Ok(Ticket::NotShipped);
+        };
         let file = self.next_file_id();
-        let create = Change::Create { parent: place.directory, name, file, kind, attributes: attributes::on_wire(stat) };
+        let create = Change::Create {
+            parent: place.directory,
+            name,
+            file,
+            kind,
+            attributes: attributes::on_wire(stat),
+        };
         let _order = inode.order.lock();
         let ticket = self.shipping.ship(place.session, &create);
         inode.binding.bind(place.session, file, 1);
@@ -72,26 +93,44 @@ pub(super) struct Adopted {
 
 impl Adopted {
     pub(super) fn changed(self) -> Changed<Attributes> {
-        Changed { ticket: self.ticket, value: self.attributes }
+        Changed {
+            ticket: self.ticket,
+            value: self.attributes,
+        }
     }
 }
 
 /// We created it, so it is ours: makes the caller its owner, as creating it would have done. The group comes from a
 /// setgid directory; the file system below has seen to that.
-fn give_to(parent: &Inode, fd: &std::os::fd::OwnedFd, mode: u32, caller: Caller) -> Result<Stat, Errno> {
+fn give_to(
+    parent: &Inode,
+    fd: &std::os::fd::OwnedFd,
+    mode: u32,
+    caller: Caller,
+) -> Result<Stat, Errno> {
     const SETGID: u32 = 0o2000;
     const LOST_WITH_OWNER: u32 = 0o6000;
     let stat = rustix::fs::fstat(fd)?;
     let uid = (stat.st_uid != caller.uid).then_some(caller.uid);
-    let takes_group = stat.st_gid != caller.gid && attributes::permissions(&parent.stat()?) & SETGID == 0;
+    let takes_group =
+        stat.st_gid != caller.gid && attributes::permissions(&parent.stat()?) & SETGID == 0;
     let gid = takes_group.then_some(caller.gid);
     if uid.is_none() && gid.is_none() {
         return Ok(stat);
     }
-    chownat(fd, c"", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)?;
+    chownat(
+        fd,
+        c"",
+        uid.map(Uid::from_raw),
+        gid.map(Gid::from_raw),
+        AtFlags::EMPTY_PATH,
+    )?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if is_file && mode & LOST_WITH_OWNER != 0 {
-        chmod(ProcPath::of(fd).as_c_str(), Mode::from_raw_mode(attributes::permissions(&stat)))?;
+        chmod(
+            ProcPath::of(fd).as_c_str(),
+            Mode::from_raw_mode(attributes::permissions(&stat)),
+        )?;
     }
     rustix::fs::fstat(fd)
 }

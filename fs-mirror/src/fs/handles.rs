@@ -45,7 +45,12 @@ struct Slots<T> {
 
 impl<T> Default for Handles<T> {
     fn default() -> Self {
-        Handles { slots: RwLock::new(Slots { open: Vec::new(), free: Vec::new() }) }
+        Handles {
+            slots: RwLock::new(Slots {
+                open: Vec::new(),
+                free: Vec::new(),
+            }),
+        }
     }
 }
 

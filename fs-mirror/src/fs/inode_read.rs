@@ -62,8 +62,14 @@ impl<C: Completion> Fs<C> {
         if access != OFlags::RDONLY && self.access == Access::ReadOnly {
             return Err(Errno::ROFS);
         }
-        let below = access | (flags & FLAGS_BELOW) | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        openat(rustix::fs::CWD, inode.path().as_c_str(), below, Mode::empty())
+        let below =
+            access | (flags & FLAGS_BELOW) | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        openat(
+            rustix::fs::CWD,
+            inode.path().as_c_str(),
+            below,
+            Mode::empty(),
+        )
     }
 
     /// `pread(2)`: fills `buffer` unless the file ends before, and says how far.
@@ -116,11 +122,19 @@ pub(super) fn target(inode: &Inode) -> Result<Vec<u8>, Errno> {
 /// What a symbolic link holds; nothing for everything else.
 pub(super) fn target_if_link(inode: &Inode, stat: &Stat) -> Result<Vec<u8>, Errno> {
     use rustix::fs::FileType;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink { target(inode) } else { Ok(Vec::new()) }
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        target(inode)
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 /// Reads until `buffer` is full or the file ends.
-pub(super) fn read_full(file: impl std::os::fd::AsFd, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+pub(super) fn read_full(
+    file: impl std::os::fd::AsFd,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<usize, Errno> {
     let mut length = 0;
     while length < buffer.len() {
         match pread(&file, &mut buffer[length..], offset + length as u64) {
@@ -134,7 +148,11 @@ pub(super) fn read_full(file: impl std::os::fd::AsFd, offset: u64, buffer: &mut 
 }
 
 impl FileHandle {
-    pub(super) fn new(inode: std::sync::Arc<Inode>, file: std::os::fd::OwnedFd, flags: u32) -> FileHandle {
+    pub(super) fn new(
+        inode: std::sync::Arc<Inode>,
+        file: std::os::fd::OwnedFd,
+        flags: u32,
+    ) -> FileHandle {
         let flags = OFlags::from_bits_retain(flags);
         FileHandle {
             inode,

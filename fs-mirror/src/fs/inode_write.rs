@@ -44,14 +44,24 @@ impl<C: Completion> Fs<C> {
                 self.clear_privileges(&handle.inode, &mut order)?;
             }
             order.version += 1;
-            let written = self.checked("write", write_full(&handle.file, writing.offset, writing.data))?;
+            let written = self.checked(
+                "write",
+                write_full(&handle.file, writing.offset, writing.data),
+            )?;
             let (offset, data) = (writing.offset, &writing.data[..written]);
             let ticket = self.ship_for(&handle.inode, |file| Change::Write { file, offset, data });
             self.mark_times(&handle.inode);
             (ticket, written)
         };
-        let ticket = if handle.syncs_writes { self.sync_file(&handle, true)?.unless_none(ticket) } else { ticket };
-        Ok(Changed { ticket, value: written as u32 })
+        let ticket = if handle.syncs_writes {
+            self.sync_file(&handle, true)?.unless_none(ticket)
+        } else {
+            ticket
+        };
+        Ok(Changed {
+            ticket,
+            value: written as u32,
+        })
     }
 
     /// `fallocate(2)` with its mode bits, for `caller`.
@@ -76,7 +86,12 @@ impl<C: Completion> Fs<C> {
         order.version += 1;
         let flags = FallocateFlags::from_bits_retain(mode);
         self.checked("fallocate", fallocate(&handle.file, flags, offset, length))?;
-        let ticket = self.ship_for(&handle.inode, |file| Change::Allocate { file, mode, offset, length });
+        let ticket = self.ship_for(&handle.inode, |file| Change::Allocate {
+            file,
+            mode,
+            offset,
+            length,
+        });
         self.mark_times(&handle.inode);
         Ok(Changed { ticket, value: () })
     }
@@ -98,7 +113,11 @@ impl<C: Completion> Fs<C> {
     /// The secondary syncs while we do.
     fn sync_file(&self, handle: &FileHandle, is_data_only: bool) -> Result<Ticket, Errno> {
         let ticket = self.ship_sync(&handle.inode, is_data_only);
-        let synced = if is_data_only { fdatasync(&handle.file) } else { fsync(&handle.file) };
+        let synced = if is_data_only {
+            fdatasync(&handle.file)
+        } else {
+            fsync(&handle.file)
+        };
         self.checked("fsync", synced)?;
         Ok(ticket)
     }
@@ -106,7 +125,10 @@ impl<C: Completion> Fs<C> {
     pub(super) fn ship_sync(&self, inode: &Inode, is_data_only: bool) -> Ticket {
         let ticket = {
             let _order = inode.order.lock();
-            self.ship_for(inode, |file| Change::Sync { file, data_only: is_data_only })
+            self.ship_for(inode, |file| Change::Sync {
+                file,
+                data_only: is_data_only,
+            })
         };
         if ticket != Ticket::NotShipped {
             self.shipping.flush();
@@ -116,8 +138,15 @@ impl<C: Completion> Fs<C> {
 
     /// `close(2)` of the last descriptor. Never fails.
     pub fn release(&self, handle: HandleId) {
-        let Some(handle) = self.files.remove(handle) else { return };
-        if handle.is_writable && handle.inode.has_times_pending.load(std::sync::atomic::Ordering::Relaxed) {
+        let Some(handle) = self.files.remove(handle) else {
+            return;
+        };
+        if handle.is_writable
+            && handle
+                .inode
+                .has_times_pending
+                .load(std::sync::atomic::Ordering::Relaxed)
+        {
             self.ship_times(&handle.inode);
             self.shipping.flush();
         }
@@ -144,7 +173,10 @@ impl<C: Completion> Fs<C> {
         let change = shipped_change(set, &stat);
         let ticket = self.ship_for(&inode, |file| Change::SetAttributes { file, change });
         self.checked("set attributes", applied)?;
-        Ok(Changed { ticket, value: self.attributes_of(stat) })
+        Ok(Changed {
+            ticket,
+            value: self.attributes_of(stat),
+        })
     }
 
     fn apply_attributes(
@@ -171,7 +203,10 @@ impl<C: Completion> Fs<C> {
             chmod(inode.path().as_c_str(), Mode::from_raw_mode(mode & 0o7777))?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
-            let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
+            let times = Timestamps {
+                last_access: timespec(set.atime),
+                last_modification: timespec(set.mtime),
+            };
             utimensat(inode.fd(), c"", &times, AtFlags::EMPTY_PATH)?;
         }
         Ok(())
@@ -199,8 +234,15 @@ impl<C: Completion> Fs<C> {
         let kept = mode & !(SETUID | setgid);
         if kept != mode {
             chmod(inode.path().as_c_str(), Mode::from_raw_mode(kept))?;
-            let change = AttributeChange { mode: Some(kept), ..AttributeChange::default() };
+            let change = AttributeChange {
+                mode: Some(kept),
+                ..AttributeChange::default()
+            };
             self.ship_for(inode, |file| Change::SetAttributes { file, change });
+            // The answer to a write carries no attributes, and a program must not be started with the old ones.
+            if let Some(on_stale) = self.on_stale.get() {
+                on_stale(inode.node);
+            }
         }
         order.lacks_privileges = true;
         Ok(())

@@ -59,7 +59,10 @@ impl<C: Completion> Fs<C> {
     pub(super) fn list_upwards(&self, directory: &Arc<Inode>, session: u64) {
         let mut path = vec![Arc::clone(directory)];
         let mut held = Vec::new();
-        while let Some(lowest) = path.last().filter(|inode| inode.binding.listed_in(session).is_none()) {
+        while let Some(lowest) = path
+            .last()
+            .filter(|inode| inode.binding.listed_in(session).is_none())
+        {
             if lowest.node == super::NodeId::ROOT {
                 break;
             }
@@ -83,7 +86,11 @@ impl<C: Completion> Fs<C> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(directory.fd(), c"..", flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
-        if self.inodes.is_on_device(&stat) { Ok(self.inodes.acquire(fd, &stat)) } else { Err(Errno::XDEV) }
+        if self.inodes.is_on_device(&stat) {
+            Ok(self.inodes.acquire(fd, &stat))
+        } else {
+            Err(Errno::XDEV)
+        }
     }
 
     fn list_or_abandon(&self, directory: &Arc<Inode>, session: u64) {
@@ -97,24 +104,36 @@ impl<C: Completion> Fs<C> {
 
     fn abandon_listing(&self, session: u64, errno: Errno) {
         tracing::warn!(%errno, "a directory cannot be listed for the secondary");
-        self.shipping.abandon(session, "a directory cannot be listed");
+        self.shipping
+            .abandon(session, "a directory cannot be listed");
     }
 
     fn list_locked(&self, directory: &Arc<Inode>, session: u64) -> Result<(), Errno> {
-        let Some(file) = directory.binding.file_in(session) else { return Ok(()) };
+        let Some(file) = directory.binding.file_in(session) else {
+            return Ok(());
+        };
         if directory.is_gone() {
             return Ok(());
         }
         {
             let _order = directory.order.lock();
             let attributes = attributes::on_wire(&directory.stat()?);
-            self.shipping.ship(session, &Change::DirectoryBegin { directory: file, attributes });
+            self.shipping.ship(
+                session,
+                &Change::DirectoryBegin {
+                    directory: file,
+                    attributes,
+                },
+            );
             if file == FileId::ROOT {
                 // No entry describes the root, so its attributes have no other place.
                 self.ship_xattr_values(directory, file, session, &replicated_names(directory)?)?;
             }
         }
-        let place = Place { session, directory: file };
+        let place = Place {
+            session,
+            directory: file,
+        };
         open_stream(directory)?.read(0, |listed| {
             if names::check(listed.name).is_ok() {
                 self.list_name(place, directory, listed.name)?;
@@ -123,7 +142,13 @@ impl<C: Completion> Fs<C> {
         })?;
         let _order = directory.order.lock();
         let attributes = attributes::on_wire(&directory.stat()?);
-        self.shipping.ship(session, &Change::DirectoryEnd { directory: file, attributes });
+        self.shipping.ship(
+            session,
+            &Change::DirectoryEnd {
+                directory: file,
+                attributes,
+            },
+        );
         directory.binding.set_listed(session);
         Ok(())
     }
@@ -145,23 +170,41 @@ impl<C: Completion> Fs<C> {
 
     /// Describes an object under a name. With the namespace lock held.
     pub(super) fn ship_entry(&self, place: Place, name: &[u8], inode: &Arc<Inode>) -> Ticket {
-        self.checked("describe", self.try_ship_entry(place, name, inode)).unwrap_or_else(|errno| {
-            self.abandon_listing(place.session, errno);
-            Ticket::NotShipped
-        })
+        self.checked("describe", self.try_ship_entry(place, name, inode))
+            .unwrap_or_else(|errno| {
+                self.abandon_listing(place.session, errno);
+                Ticket::NotShipped
+            })
     }
 
-    fn try_ship_entry(&self, place: Place, name: &[u8], inode: &Arc<Inode>) -> Result<Ticket, Errno> {
-        let Place { session, directory: parent } = place;
+    fn try_ship_entry(
+        &self,
+        place: Place,
+        name: &[u8],
+        inode: &Arc<Inode>,
+    ) -> Result<Ticket, Errno> {
+        let Place {
+            session,
+            directory: parent,
+        } = place;
         let _order = inode.order.lock();
         let stat = inode.stat()?;
         let target = inode_read::target_if_link(inode, &stat)?;
-        let Some(kind) = attributes::kind(&stat, &target) else { return Ok(Ticket::NotShipped) };
+        let Some(kind) = attributes::kind(&stat, &target) else {
+            return Ok(Ticket::NotShipped);
+        };
         let attributes = attributes::on_wire(&stat);
         let xattrs = replicated_names(inode)?;
         let known = inode.binding.file_in(session);
         let file = known.unwrap_or_else(|| self.next_file_id());
-        let entry = Change::Entry { parent, name, file, kind, attributes, xattrs: &xattrs };
+        let entry = Change::Entry {
+            parent,
+            name,
+            file,
+            kind,
+            attributes,
+            xattrs: &xattrs,
+        };
         let ticket = self.shipping.ship(session, &entry);
         let last = self.ship_xattr_values(inode, file, session, &xattrs)?;
         if known.is_some() {
@@ -177,7 +220,11 @@ impl<C: Completion> Fs<C> {
     fn remember(&self, inode: &Arc<Inode>, file: FileId, size: u64) {
         let has_content = inode.kind == FileType::RegularFile && size > 0;
         if (inode.is_directory() || has_content) && self.inodes.pin(inode) {
-            self.found.lock().push(Found { inode: Arc::clone(inode), file, size });
+            self.found.lock().push(Found {
+                inode: Arc::clone(inode),
+                file,
+                size,
+            });
         }
     }
 
@@ -189,9 +236,19 @@ impl<C: Completion> Fs<C> {
         names: &[u8],
     ) -> Result<Option<Ticket>, Errno> {
         let mut last = None;
-        for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
             let value = xattr::value(inode, name)?;
-            last = Some(self.shipping.ship(session, &Change::SetXattr { file, name, value: &value }));
+            last = Some(self.shipping.ship(
+                session,
+                &Change::SetXattr {
+                    file,
+                    name,
+                    value: &value,
+                },
+            ));
         }
         Ok(last)
     }
@@ -204,7 +261,10 @@ fn replicated_names(inode: &Inode) -> Result<Vec<u8>, Errno> {
         return Ok(kept);
     }
     let all = std::mem::take(&mut kept);
-    for name in all.split(|byte| *byte == 0).filter(|name| !name.is_empty() && xattr::is_replicated(name)) {
+    for name in all
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty() && xattr::is_replicated(name))
+    {
         kept.extend_from_slice(name);
         kept.push(0);
     }

@@ -11,7 +11,11 @@ pub(crate) fn check(name: &[u8]) -> Result<&[u8], Errno> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Errno::NAMETOOLONG);
     }
-    let is_name = !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0);
+    let is_name = !name.is_empty()
+        && name != b"."
+        && name != b".."
+        && !name.contains(&b'/')
+        && !name.contains(&0);
     if is_name { Ok(name) } else { Err(Errno::INVAL) }
 }
 

@@ -33,7 +33,8 @@ impl ProcPath {
     }
 
     pub(crate) fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_with_nul(&self.bytes[..=self.length]).expect("digits hold no NUL and one follows them")
+        CStr::from_bytes_with_nul(&self.bytes[..=self.length])
+            .expect("digits hold no NUL and one follows them")
     }
 }
 

@@ -31,7 +31,13 @@ impl<C: Completion> Fs<C> {
     /// # Errors
     /// As the system call; EINVAL for flags other than the two.
     pub fn rename(&self, renaming: Renaming<'_>) -> Result<Changed<()>, Errno> {
-        let Renaming { parent, name, new_parent, new_name, flags } = renaming;
+        let Renaming {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            flags,
+        } = renaming;
         names::check(name)?;
         names::check(new_name)?;
         let mode = RenameFlags::from_bits_retain(flags);
@@ -42,10 +48,22 @@ impl<C: Completion> Fs<C> {
         let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
         let _namespace = self.lock_namespace();
         let is_shipped = self.list_both(&from, &to);
-        let victim = if is_shipped { self.replaced(renaming, &from, &to)? } else { Replaced::Nothing };
-        self.checked("rename", renameat_with(from.fd(), name, to.fd(), new_name, mode))?;
+        let victim = if is_shipped {
+            self.replaced(renaming, &from, &to)?
+        } else {
+            Replaced::Nothing
+        };
+        self.checked(
+            "rename",
+            renameat_with(from.fd(), name, to.fd(), new_name, mode),
+        )?;
         let ticket = match victim {
-            Replaced::Same => return Ok(Changed { ticket: Ticket::NotShipped, value: () }),
+            Replaced::Same => {
+                return Ok(Changed {
+                    ticket: Ticket::NotShipped,
+                    value: (),
+                });
+            }
             Replaced::Object(victim) => {
                 let ticket = self.ship_rename(renaming, &from, &to);
                 self.after_removal(Some(victim));
@@ -77,23 +95,55 @@ impl<C: Completion> Fs<C> {
     }
 
     /// What the new name stands for until now.
-    fn replaced(&self, renaming: Renaming<'_>, from: &Inode, to: &Inode) -> Result<Replaced, Errno> {
+    fn replaced(
+        &self,
+        renaming: Renaming<'_>,
+        from: &Inode,
+        to: &Inode,
+    ) -> Result<Replaced, Errno> {
         if renaming.flags != 0 {
             return Ok(Replaced::Nothing);
         }
-        let Some(victim) = self.victim(to, renaming.new_name) else { return Ok(Replaced::Nothing) };
-        let moved = rustix::fs::statat(from.fd(), renaming.name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        let Some(victim) = self.victim(to, renaming.new_name) else {
+            return Ok(Replaced::Nothing);
+        };
+        let moved = rustix::fs::statat(
+            from.fd(),
+            renaming.name,
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         // Two names of one object: rename(2) does nothing, and says it succeeded.
-        Ok(if moved.st_ino == victim.stat.st_ino { Replaced::Same } else { Replaced::Object(victim) })
+        Ok(if moved.st_ino == victim.stat.st_ino {
+            Replaced::Same
+        } else {
+            Replaced::Object(victim)
+        })
     }
 
     fn ship_rename(&self, renaming: Renaming<'_>, from: &Inode, to: &Inode) -> Ticket {
-        let Renaming { name, new_name, flags, .. } = renaming;
+        let Renaming {
+            name,
+            new_name,
+            flags,
+            ..
+        } = renaming;
         let session = self.shipping.session();
-        let (Some(parent), Some(new_parent)) = (from.binding.listed_in(session), to.binding.listed_in(session)) else {
+        let (Some(parent), Some(new_parent)) = (
+            from.binding.listed_in(session),
+            to.binding.listed_in(session),
+        ) else {
             return Ticket::NotShipped;
         };
-        self.shipping.ship(session, &Change::Rename { parent, name, new_parent, new_name, flags })
+        self.shipping.ship(
+            session,
+            &Change::Rename {
+                parent,
+                name,
+                new_parent,
+                new_name,
+                flags,
+            },
+        )
     }
 }
 

@@ -24,11 +24,17 @@ pub(super) struct PendingTimes {
 impl<C: Completion> Fs<C> {
     /// The object's time has moved. With its order lock held, or the namespace lock for a directory's names.
     pub(super) fn mark_times(&self, inode: &Arc<Inode>) {
-        if inode.has_times_pending.load(Ordering::Relaxed) || !self.is_bound(inode) || !self.inodes.pin(inode) {
+        if inode.has_times_pending.load(Ordering::Relaxed)
+            || !self.is_bound(inode)
+            || !self.inodes.pin(inode)
+        {
             return;
         }
         inode.has_times_pending.store(true, Ordering::Relaxed);
-        self.pending_times.inodes.lock().insert(inode.node, Arc::clone(inode));
+        self.pending_times
+            .inodes
+            .lock()
+            .insert(inode.node, Arc::clone(inode));
     }
 
     /// Ships the object's modification time if it has moved. With no lock held.
@@ -50,10 +56,18 @@ impl<C: Completion> Fs<C> {
     #[must_use]
     pub(super) fn ship_times_locked(&self, inode: &Inode) -> bool {
         // Unmarked before the time is read: whatever moves it later marks it again.
-        let was_marked = self.pending_times.inodes.lock().remove(&inode.node).is_some();
+        let was_marked = self
+            .pending_times
+            .inodes
+            .lock()
+            .remove(&inode.node)
+            .is_some();
         inode.has_times_pending.store(false, Ordering::Relaxed);
         if let Ok(stat) = inode.stat() {
-            let change = AttributeChange { mtime: Some(attributes::mtime(&stat)), ..AttributeChange::default() };
+            let change = AttributeChange {
+                mtime: Some(attributes::mtime(&stat)),
+                ..AttributeChange::default()
+            };
             self.ship_for(inode, |file| Change::SetAttributes { file, change });
         }
         was_marked

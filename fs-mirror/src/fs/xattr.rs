@@ -39,13 +39,22 @@ impl<C: Completion> Fs<C> {
     ///
     /// # Errors
     /// As the system call.
-    pub fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], flags: u32) -> Result<Changed<()>, Errno> {
+    pub fn set_xattr(
+        &self,
+        node: NodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<Changed<()>, Errno> {
         self.admit_change(SMALL_CHANGE_BYTES + value.len())?;
         let inode = self.inode(node)?;
         self.bind_on_use(&inode);
         let _order = inode.order.lock();
         let flags = XattrFlags::from_bits_retain(flags);
-        self.checked("setxattr", setxattr(inode.path().as_c_str(), name, value, flags))?;
+        self.checked(
+            "setxattr",
+            setxattr(inode.path().as_c_str(), name, value, flags),
+        )?;
         self.ship_xattr(&inode, name, Some(value))
     }
 
@@ -62,9 +71,17 @@ impl<C: Completion> Fs<C> {
         self.ship_xattr(&inode, name, None)
     }
 
-    fn ship_xattr(&self, inode: &Inode, name: &[u8], value: Option<&[u8]>) -> Result<Changed<()>, Errno> {
+    fn ship_xattr(
+        &self,
+        inode: &Inode,
+        name: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Changed<()>, Errno> {
         if !is_replicated(name) {
-            return Ok(Changed { ticket: crate::replication::shipping::Ticket::NotShipped, value: () });
+            return Ok(Changed {
+                ticket: crate::replication::shipping::Ticket::NotShipped,
+                value: (),
+            });
         }
         let ticket = self.ship_for(inode, |file| match value {
             Some(value) => Change::SetXattr { file, name, value },

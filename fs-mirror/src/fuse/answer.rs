@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use fuser::{Errno, FileAttr, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyWrite};
+use fuser::{
+    Errno, FileAttr, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty,
+    ReplyEntry, ReplyWrite,
+};
 
 use crate::fs::HandleId;
 use crate::replication::shipping::{Completion, Verdict};
@@ -66,9 +69,23 @@ impl Answer {
         match self {
             Answer::Done(reply) => reply.ok(),
             Answer::Written { reply, bytes } => reply.written(bytes),
-            Answer::Entry { reply, timeout, attr } => reply.entry(&timeout, &attr, Generation(0)),
-            Answer::Attributes { reply, timeout, attr } => reply.attr(&timeout, &attr),
-            Answer::Created { reply, timeout, attr, handle, flags } => {
+            Answer::Entry {
+                reply,
+                timeout,
+                attr,
+            } => reply.entry(&timeout, &attr, Generation(0)),
+            Answer::Attributes {
+                reply,
+                timeout,
+                attr,
+            } => reply.attr(&timeout, &attr),
+            Answer::Created {
+                reply,
+                timeout,
+                attr,
+                handle,
+                flags,
+            } => {
                 reply.created(&timeout, &attr, Generation(0), FileHandle(handle.0), flags);
             }
         }

@@ -66,7 +66,11 @@ pub(super) fn file_type(kind: rustix::fs::FileType) -> FileType {
 
 fn system_time(seconds: i64, nanoseconds: u32) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
-    let start = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+    let start = if seconds < 0 {
+        UNIX_EPOCH - whole
+    } else {
+        UNIX_EPOCH + whole
+    };
     start + Duration::from_nanos(u64::from(nanoseconds))
 }
 
@@ -81,10 +85,16 @@ pub(super) fn time_change(time: TimeOrNow) -> TimeChange {
 /// `UNIX_EPOCH - seconds + nanoseconds`: both parts are taken out again as they came in.
 fn requested_time(time: SystemTime) -> Time {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time { seconds: after.as_secs() as i64, nanoseconds: after.subsec_nanos() },
+        Ok(after) => Time {
+            seconds: after.as_secs() as i64,
+            nanoseconds: after.subsec_nanos(),
+        },
         Err(before) => {
             let before = before.duration();
-            Time { seconds: -(before.as_secs() as i64), nanoseconds: before.subsec_nanos() }
+            Time {
+                seconds: -(before.as_secs() as i64),
+                nanoseconds: before.subsec_nanos(),
+            }
         }
     }
 }
@@ -95,10 +105,25 @@ mod tests {
 
     #[test]
     fn times_around_1970() {
-        assert_eq!(system_time(-2, 500_000_000), UNIX_EPOCH - Duration::from_millis(1500));
+        assert_eq!(
+            system_time(-2, 500_000_000),
+            UNIX_EPOCH - Duration::from_millis(1500)
+        );
         assert_eq!(system_time(2, 5), UNIX_EPOCH + Duration::new(2, 5));
-        assert_eq!(requested_time(UNIX_EPOCH + Duration::new(2, 5)), Time { seconds: 2, nanoseconds: 5 });
+        assert_eq!(
+            requested_time(UNIX_EPOCH + Duration::new(2, 5)),
+            Time {
+                seconds: 2,
+                nanoseconds: 5
+            }
+        );
         let as_fuser_says = UNIX_EPOCH - Duration::new(2, 500_000_000);
-        assert_eq!(requested_time(as_fuser_says), Time { seconds: -2, nanoseconds: 500_000_000 });
+        assert_eq!(
+            requested_time(as_fuser_says),
+            Time {
+                seconds: -2,
+                nanoseconds: 500_000_000
+            }
+        );
     }
 }

@@ -13,12 +13,16 @@ pub(crate) fn is_mirror(directory: &Path) -> bool {
 
 /// Number of the FUSE connection behind our mount on `directory`.
 pub(crate) fn connection_of(directory: &Path) -> Option<u32> {
-    topmost(directory).filter(|mount| mount.is_mirror).map(|mount| mount.minor)
+    topmost(directory)
+        .filter(|mount| mount.is_mirror)
+        .map(|mount| mount.minor)
 }
 
 fn topmost(directory: &Path) -> Option<Mounted> {
     let text = std::fs::read("/proc/self/mountinfo").ok()?;
-    text.split(|b| *b == b'\n').filter_map(parse).rfind(|mount| mount.point == directory)
+    text.split(|b| *b == b'\n')
+        .filter_map(parse)
+        .rfind(|mount| mount.point == directory)
 }
 
 #[derive(Debug, PartialEq)]
@@ -37,7 +41,11 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let point = unescape(fields.nth(1)?);
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let (kind, source) = (rest.next()?, rest.next()?);
-    Some(Mounted { point, is_mirror: kind.starts_with(b"fuse") && source == SOURCE.as_bytes(), minor })
+    Some(Mounted {
+        point,
+        is_mirror: kind.starts_with(b"fuse") && source == SOURCE.as_bytes(),
+        minor,
+    })
 }
 
 /// The kernel writes blank, tab, newline and backslash as three octal digits.
@@ -45,7 +53,10 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = tail
+            .get(..3)
+            .filter(|_| first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -69,15 +80,27 @@ mod tests {
         let cases: [(&[u8], Option<Mounted>); 4] = [
             (
                 b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue",
-                Some(Mounted { point: "/mnt2".into(), is_mirror: false, minor: 0 }),
+                Some(Mounted {
+                    point: "/mnt2".into(),
+                    is_mirror: false,
+                    minor: 0,
+                }),
             ),
             (
                 b"40 35 0:52 / /srv/my\\040data rw - fuse sidekick rw,user_id=0",
-                Some(Mounted { point: "/srv/my data".into(), is_mirror: true, minor: 52 }),
+                Some(Mounted {
+                    point: "/srv/my data".into(),
+                    is_mirror: true,
+                    minor: 52,
+                }),
             ),
             (
                 b"40 35 0:52 / /srv/x\\ rw shared:1 master:2 - fuse other rw",
-                Some(Mounted { point: "/srv/x\\".into(), is_mirror: false, minor: 52 }),
+                Some(Mounted {
+                    point: "/srv/x\\".into(),
+                    is_mirror: false,
+                    minor: 52,
+                }),
             ),
             (b"", None),
         ];

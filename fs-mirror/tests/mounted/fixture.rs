@@ -35,12 +35,24 @@ impl Mounted {
         std::fs::create_dir(&data).unwrap();
         prepare(&data);
         let state_dir = directory.path().join("state");
-        let copy = Copy::open(CopyConfig { module: "test".into(), directory: data.clone(), state_dir }).unwrap();
+        let copy = Copy::open(CopyConfig {
+            module: "test".into(),
+            directory: data.clone(),
+            state_dir,
+        })
+        .unwrap();
         let gate = Arc::new(Gate::open_forever());
         let on_fault = Box::new(|fault| panic!("the disk failed: {fault:?}"));
-        let fs = Arc::new(Fs::new(&copy, access, Arc::clone(&gate), Arc::new(Alone), on_fault).unwrap());
+        let fs =
+            Arc::new(Fs::new(&copy, access, Arc::clone(&gate), Arc::new(Alone), on_fault).unwrap());
         let mount = Some(Mount::start(Arc::clone(&fs), &data, 4).unwrap());
-        Some(Mounted { fs, gate, copy, mount, directory })
+        Some(Mounted {
+            fs,
+            gate,
+            copy,
+            mount,
+            directory,
+        })
     }
 
     /// The mounted directory.
@@ -51,19 +63,33 @@ impl Mounted {
     /// Runs a shell script in the mounted directory; it stops at the first failure.
     pub(crate) fn sh(&self, script: &str) -> String {
         let output = self.try_sh(script);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{script}\n--- {}\n{out}{err}", output.status);
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "{script}\n--- {}\n{out}{err}",
+            output.status
+        );
         out.into_owned()
     }
 
     pub(crate) fn try_sh(&self, script: &str) -> Output {
-        Command::new("bash").args(["-euc", script]).current_dir(self.path()).output().unwrap()
+        Command::new("bash")
+            .args(["-euxc", script])
+            .current_dir(self.path())
+            .output()
+            .unwrap()
     }
 
     /// Unmounts; afterwards the path leads to the bare directory.
     pub(crate) fn unmount(&mut self) {
         let mount = self.mount.take().unwrap();
-        mount.stop(Unmount::Clean(Duration::from_secs(5))).map_err(|(error, _)| error).unwrap();
+        mount
+            .stop(Unmount::Clean(Duration::from_secs(5)))
+            .map_err(|(error, _)| error)
+            .unwrap();
     }
 }
 

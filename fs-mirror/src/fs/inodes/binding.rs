@@ -55,7 +55,9 @@ impl Binding {
     /// One name less; true when none is left.
     pub(crate) fn remove_name(&self) -> bool {
         let less = |names: u32| Some(names.saturating_sub(1));
-        self.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok_and(|before| before <= 1)
+        self.names
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok_and(|before| before <= 1)
     }
 
     /// Is worth keeping when the object is not in use.

@@ -43,9 +43,19 @@ impl InodeTable {
     /// A table that knows the root alone. `root` is an `O_PATH` descriptor of the real directory.
     pub(crate) fn new(root: OwnedFd) -> Result<InodeTable, Errno> {
         let stat = fstat(&root)?;
-        let root = Arc::new(Inode::new(NodeId::ROOT, root, FileType::Directory, Binding::default()));
+        let root = Arc::new(Inode::new(
+            NodeId::ROOT,
+            root,
+            FileType::Directory,
+            Binding::default(),
+        ));
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Ok(InodeTable { root, device: stat.st_dev, root_ino: stat.st_ino, shards })
+        Ok(InodeTable {
+            root,
+            device: stat.st_dev,
+            root_ino: stat.st_ino,
+            shards,
+        })
     }
 
     pub(crate) fn root(&self) -> &Arc<Inode> {
@@ -96,8 +106,19 @@ impl InodeTable {
             Some(Slot::Parked(binding)) => binding.take(),
             None => Binding::default(),
         };
-        let inode = Arc::new(Inode::new(node, fd, FileType::from_raw_mode(stat.st_mode), binding));
-        shard.insert(node.0, Slot::Live { inode: Arc::clone(&inode), references: 1 });
+        let inode = Arc::new(Inode::new(
+            node,
+            fd,
+            FileType::from_raw_mode(stat.st_mode),
+            binding,
+        ));
+        shard.insert(
+            node.0,
+            Slot::Live {
+                inode: Arc::clone(&inode),
+                references: 1,
+            },
+        );
         inode
     }
 
@@ -107,7 +128,10 @@ impl InodeTable {
             return true;
         }
         match self.shard(inode.node).lock().get_mut(&inode.node.0) {
-            Some(Slot::Live { inode: known, references }) if Arc::ptr_eq(known, inode) => {
+            Some(Slot::Live {
+                inode: known,
+                references,
+            }) if Arc::ptr_eq(known, inode) => {
                 *references += 1;
                 true
             }
@@ -155,6 +179,9 @@ impl InodeTable {
     /// How many objects are in use.
     pub(crate) fn live_count(&self) -> usize {
         let live = |slot: &&Slot| matches!(slot, Slot::Live { .. });
-        self.shards.iter().map(|shard| shard.lock().values().filter(live).count()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().values().filter(live).count())
+            .sum()
     }
 }
