@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use consensus::state::{MemberKind, ServerId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
+    date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::enrolment::{Signed, SigningRequest};
 use super::peer::{dns_name, role};
@@ -67,6 +69,10 @@ impl Authority {
     ) -> Result<Authority, SecurityError> {
         let key = KeyPair::from_pem(key_pem)
             .map_err(SecurityError::making("read the authority's key"))?;
+        let certificate = der("the authority's certificate", certificate_pem)?;
+        if !belong_together(&certificate, &key) {
+            return Err(SecurityError::NotOurs("its authority has another key"));
+        }
         let issuer = Issuer::from_ca_cert_pem(certificate_pem, key)
             .map_err(SecurityError::making("read the authority's certificate"))?;
         Ok(Authority {
@@ -131,6 +137,11 @@ impl Authority {
             pem: certificate.pem(),
         })
     }
+}
+
+fn belong_together(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }
 
 /// Parameters with nothing in them but a random serial number and a validity that starts a little

@@ -28,6 +28,8 @@ pub use tls::{ALPN_GRPC, ALPN_MIRROR, Security, join_config};
 pub use token::{JoinToken, TokenError};
 
 #[cfg(test)]
+pub(crate) mod test_members;
+#[cfg(test)]
 mod tests;
 
 /// SHA-256, by which certificates and secrets are known.
