@@ -162,6 +162,8 @@ struct Watched {
     /// The highest round used so far.
     round: Round,
     proposed: Option<BootTime>,
+    /// The applied state has this voter's declaration: there is nothing to propose while the member stays silent.
+    is_on_record: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -228,6 +230,7 @@ impl Watcher {
                 opinion: Opinion::Alive,
                 round: first_round,
                 proposed: None,
+                is_on_record: false,
             });
             watched.name = member.name.clone();
             watched.role_change_index = state.role_change_index.get(server).copied().unwrap_or(0);
@@ -316,7 +319,9 @@ impl Watched {
                 self.proposed = None;
             }
         }
-        if let Some((_, round)) = declared.filter(|(run, _)| *run == self.run) {
+        let declared = declared.filter(|(run, _)| *run == self.run);
+        self.is_on_record = declared.is_some();
+        if let Some((_, round)) = declared {
             self.round = self.round.max(round);
             if self.opinion == Opinion::Alive {
                 self.opinion = Opinion::Declared(self.round);
@@ -364,31 +369,34 @@ impl Watched {
         }
     }
 
-    /// When its silence began.
-    fn silent_since(&self, timing: Timing, now: BootTime) -> BootTime {
-        let heard = self
-            .newest
-            .map_or(self.since, |newest| newest.received.max(self.since));
-        match self.unannounced {
-            Some((_, first)) if now.ns_since(first) > timing.announce_after_ns() => {
-                self.since.max(first)
-            }
-            Some(_) | None => heard,
+    /// What its silence, or its voice, amounts to now.
+    fn sign(&self, timing: Timing, now: BootTime) -> Sign {
+        let is_over = |first: BootTime| now.ns_since(first) > timing.announce_after_ns();
+        let unannounced = self
+            .unannounced
+            .map(|(_, first)| first)
+            .filter(|first| is_over(*first));
+        let heard = self.newest.map(|newest| newest.received);
+        let last = unannounced.or(heard).unwrap_or(self.since).max(self.since);
+        let silent_ns = now.ns_since(last);
+        let is_recent = |at: BootTime| now.ns_since(at) <= timing.declare_after_ns();
+        if silent_ns > timing.declare_after_ns() {
+            Sign::Silent { silent_ns }
+        } else if unannounced.is_none() && heard.is_some_and(is_recent) {
+            Sign::Heard
+        } else {
+            Sign::Unsure
         }
     }
 
     fn look(&mut self, server: ServerId, look: Look<'_>) -> Option<Action> {
-        let Look {
-            my_name,
-            timing,
-            may_declare,
-            now,
-        } = look;
-        let silent_ns = now.ns_since(self.silent_since(timing, now));
-        let is_silent = silent_ns > timing.declare_after_ns();
-        if is_silent && !may_declare {
-            return None;
-        }
+        let sign = self.sign(look.timing, look.now);
+        let is_silent = match sign {
+            Sign::Silent { .. } if !look.may_declare => return None,
+            Sign::Silent { .. } => true,
+            Sign::Heard => false,
+            Sign::Unsure => return None,
+        };
         if is_silent && self.opinion == Opinion::Alive {
             self.round.number = self.round.number.saturating_add(1);
             self.opinion = Opinion::Declared(self.round);
@@ -397,19 +405,18 @@ impl Watched {
         let Opinion::Declared(round) = self.opinion else {
             return None;
         };
-        if self
-            .proposed
-            .is_some_and(|proposed| now.ns_since(proposed) < REPROPOSE_NS)
-        {
+        if is_silent && self.is_on_record {
             return None;
         }
-        self.proposed = Some(now);
+        let proposed_ns = self.proposed.map(|proposed| look.now.ns_since(proposed));
+        if proposed_ns.is_some_and(|ns| ns < REPROPOSE_NS) {
+            return None;
+        }
+        self.proposed = Some(look.now);
         let evidence = Evidence {
             watched: self,
-            my_name,
-            silent_ns,
-            is_silent,
-            now,
+            sign,
+            look,
         }
         .to_string();
         Some(if is_silent {
@@ -429,6 +436,17 @@ impl Watched {
     }
 }
 
+/// What a member's silence amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// For longer than any lease it was granted lasts.
+    Silent { silent_ns: u64 },
+    /// It was heard a short time ago.
+    Heard,
+    /// It was not heard, but this voter has not listened for long enough: no reason to say anything.
+    Unsure,
+}
+
 /// One look at the others.
 #[derive(Clone, Copy)]
 struct Look<'a> {
@@ -442,27 +460,28 @@ struct Look<'a> {
 /// What a voter saw, as a sentence.
 struct Evidence<'a> {
     watched: &'a Watched,
-    my_name: &'a MemberName,
-    silent_ns: u64,
-    is_silent: bool,
-    now: BootTime,
+    sign: Sign,
+    look: Look<'a>,
 }
 
 impl fmt::Display for Evidence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |ns: u64| ns as f64 / 1e9;
-        let (server, voter) = (&self.watched.name, self.my_name);
-        if !self.is_silent {
-            let lan = self
-                .watched
-                .lans
-                .iter()
-                .max_by_key(|(_, at)| **at)
-                .map_or(0, |(lan, _)| *lan);
-            return write!(f, "{server} heard again by {voter} on LAN {lan}");
-        }
+        let (server, voter, now) = (&self.watched.name, self.look.my_name, self.look.now);
+        let silent_ns = match self.sign {
+            Sign::Silent { silent_ns } => silent_ns,
+            Sign::Heard | Sign::Unsure => {
+                let lan = self
+                    .watched
+                    .lans
+                    .iter()
+                    .max_by_key(|(_, at)| **at)
+                    .map_or(0, |(lan, _)| *lan);
+                return write!(f, "{server} heard again by {voter} on LAN {lan}");
+            }
+        };
         if let Some((run, first)) = self.watched.unannounced {
-            let since = seconds(self.now.ns_since(first));
+            let since = seconds(now.ns_since(first));
             return write!(
                 f,
                 "{voter} hears run {run} of {server} for {since:.1} s, but its start is not committed"
@@ -471,7 +490,7 @@ impl fmt::Display for Evidence<'_> {
         write!(
             f,
             "{server} not heard by {voter} for {:.1} s on any LAN",
-            seconds(self.silent_ns)
+            seconds(silent_ns)
         )?;
         if self.watched.lans.is_empty() {
             return write!(f, "; never heard since {voter} watches it");
@@ -480,7 +499,7 @@ impl fmt::Display for Evidence<'_> {
             write!(
                 f,
                 "; last on LAN {lan} {:.1} s ago",
-                seconds(self.now.ns_since(*at))
+                seconds(now.ns_since(*at))
             )?;
         }
         Ok(())

@@ -206,6 +206,8 @@ pub enum EventKind {
         primary: Who,
         /// Whose copies are whole: for these the module waits.
         holders: Vec<Who>,
+        /// Those of them where the module is stopped: to start it there brings it back.
+        resting: Vec<Who>,
     },
     /// The primary started anew and leads on: no other copy may.
     PrimaryResumed {
@@ -317,11 +319,26 @@ impl fmt::Display for EventKind {
                 f,
                 "{to} took over: the daemon of {from}, which was primary, had ended"
             ),
-            Self::NoSuccessor { primary, holders } => write!(
+            Self::NoSuccessor {
+                primary,
+                holders,
+                resting,
+            } if resting.is_empty() => write!(
                 f,
                 "nobody may take over from {primary}: every acknowledged write is on {} only",
                 listed(holders)
             ),
+            Self::NoSuccessor {
+                primary,
+                holders: _,
+                resting,
+            } => {
+                let resting = listed(resting);
+                write!(
+                    f,
+                    "nobody takes over from {primary}: the copy on {resting} is whole, but stopped; start it there"
+                )
+            }
             Self::PrimaryResumed { server } => {
                 write!(
                     f,

@@ -1,1 +1,7 @@
-//! Tests of the state.
+//! Tests of the state: stored situations, properties of random histories, names and directories.
+
+mod directories;
+mod golden;
+mod names;
+mod properties;
+pub(crate) mod script;

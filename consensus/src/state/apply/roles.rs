@@ -21,21 +21,10 @@ impl ClusterState {
     ) -> Result<Accepted, Rejection> {
         let record = self.module_at(module, epoch)?;
         self.check_of_module(record, server)?;
-        if let Some(primary) = record.primary {
-            if primary == server {
-                return Ok(Accepted::Unchanged);
-            }
-            // When the primary is down and this copy were whole, it would lead already.
-            return Err(
-                match self.is_down(primary) && !record.in_sync.contains(&server) {
-                    true => self.not_in_sync(record, server),
-                    false => Rejection::PrimaryExists {
-                        module: module.clone(),
-                        primary: self.named(primary),
-                    },
-                },
-            );
+        if record.primary == Some(server) {
+            return Ok(Accepted::Unchanged);
         }
+        self.check_no_primary(record, server)?;
         if !record.in_sync.is_empty() && !record.in_sync.contains(&server) {
             return Err(self.not_in_sync(record, server));
         }
@@ -199,12 +188,7 @@ impl ClusterState {
     ) -> Result<Accepted, Rejection> {
         let record = self.module_at(module, epoch)?;
         self.check_of_module(record, server)?;
-        if let Some(primary) = record.primary {
-            return Err(Rejection::PrimaryExists {
-                module: module.clone(),
-                primary: self.named(primary),
-            });
-        }
+        self.check_no_primary(record, server)?;
         if record.in_sync.is_empty() {
             return Err(Rejection::FirstStart {
                 module: module.clone(),
@@ -342,9 +326,14 @@ impl ClusterState {
             Some(primary) if primary == server => {
                 if self.successor(record, server).is_none() {
                     let holders = self.named_all(record.in_sync.iter().copied());
+                    let rests = |peer: &ServerId| {
+                        *peer != server && record.wanted_on(*peer) == Wanted::Stopped
+                    };
+                    let resting = self.named_all(record.in_sync.iter().copied().filter(rests));
                     let kind = EventKind::NoSuccessor {
                         primary: self.named(server),
                         holders,
+                        resting,
                     };
                     let epoch = record.epoch;
                     self.record(entry, Some((module, epoch)), kind, Some(down));
@@ -448,6 +437,24 @@ impl ClusterState {
             });
         }
         Ok(())
+    }
+
+    /// The way is free for `server`; when the primary is down, the reason why `server` does not lead already.
+    fn check_no_primary(&self, record: &MirrorRecord, server: ServerId) -> Result<(), Rejection> {
+        let Some(primary) = record.primary else {
+            return Ok(());
+        };
+        if self.is_down(primary) && primary != server {
+            if !record.in_sync.contains(&server) {
+                return Err(self.not_in_sync(record, server));
+            }
+            self.check_started(record, server)?;
+            self.check_up(&record.name, server)?;
+        }
+        Err(Rejection::PrimaryExists {
+            module: record.name.clone(),
+            primary: self.named(primary),
+        })
     }
 
     fn check_up(&self, module: &ModuleName, server: ServerId) -> Result<(), Rejection> {
