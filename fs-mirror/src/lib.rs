@@ -14,8 +14,12 @@ pub mod gate;
 pub mod mount;
 pub mod replication;
 pub mod resync;
+pub mod secondary;
 
 pub use alone::Alone;
 pub use copy::{Copy, CopyConfig};
 pub use epoch::Epoch;
 pub use gate::Gate;
+pub use replication::link::Link;
+pub use replication::wire::{Hello, HelloReply, RefusalReason};
+pub use secondary::{Secondary, SecondaryEvent};

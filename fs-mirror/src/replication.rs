@@ -12,4 +12,6 @@ pub mod replicator;
 pub mod secondary;
 pub mod shipping;
 pub mod stats;
+#[cfg(test)]
+mod testing;
 pub mod wire;

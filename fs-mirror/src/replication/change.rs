@@ -196,7 +196,8 @@ pub enum Change<'a> {
         /// Name of the object on the wire from now on.
         file: FileId,
     },
-    /// Resync: the listing of a directory starts. The namespace order is held until its `DirectoryEnd`.
+    /// Resync: the listing of a directory starts. The namespace order is held until its `DirectoryEnd`. That of the root
+    /// removes the root's extended attributes on the secondary; one `SetXattr` for each of the primary's follows.
     DirectoryBegin {
         /// The directory, bound before.
         directory: FileId,
@@ -204,7 +205,7 @@ pub enum Change<'a> {
         attributes: Attributes,
     },
     /// Resync: the directory has this name. Whatever else has the name on the secondary makes way; what is missing is
-    /// made; a bound `file` becomes a hard link. Binds `file`. Followed by one `EntryXattr` per extended attribute.
+    /// made; a bound `file` becomes a hard link. Binds `file`. Followed by one `SetXattr` per extended attribute.
     Entry {
         /// The directory.
         parent: FileId,

@@ -5,6 +5,9 @@
 //! which they were sealed. A dead peer hangs nobody: reads return [`Received::Idle`] every [`TICK`], and
 //! [`LinkHandle::close`] from any thread ends both halves.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -392,6 +395,9 @@ fn drain(tls: &mut Connection, plain: &mut BytesMut) -> Result<(), LinkError> {
         let chunk = match reader.fill_buf() {
             Ok(chunk) => chunk,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(LinkError::Closed);
+            }
             Err(source) => {
                 return Err(LinkError::Io {
                     step: "read from",

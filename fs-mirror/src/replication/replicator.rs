@@ -324,17 +324,20 @@ impl<C: Completion> Replicator<C> {
         self.end_session();
     }
 
-    /// Waits until the secondary has acknowledged everything shipped so far; at once when no session runs and nothing
-    /// waits for one.
+    /// Waits until the secondary has acknowledged everything shipped so far; at once when no session runs and no request
+    /// waits for a record.
     ///
     /// # Errors
-    /// `NoSession`: requests wait for a record. `TimedOut`.
+    /// `NoSession`: requests wait for a record, or the session ended meanwhile. `TimedOut`.
     pub fn wait_idle(&self, patience: Duration) -> Result<(), WaitError> {
-        self.flush();
-        match self.shared.wait_acknowledged(patience) {
-            Err(WaitError::NoSession) if self.shared.state.lock().stranded.is_empty() => Ok(()),
-            outcome => outcome,
+        {
+            let state = self.shared.state.lock();
+            if state.running.is_none() && state.stranded.is_empty() {
+                return Ok(());
+            }
         }
+        self.flush();
+        self.shared.wait_acknowledged(patience)
     }
 
     /// Ends the running session, if any; `SessionLost` follows with `Ended`.

@@ -16,7 +16,6 @@ pub(crate) mod tree;
 mod tests;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -29,22 +28,11 @@ use self::session::{Receiver, Shared};
 use self::tree::Tree;
 use super::link::{Link, LinkError};
 use super::wire::{Hello, HelloReply, Message, RefusalReason, WireError};
-use crate::Epoch;
+use crate::copy::EpochError;
+use crate::{Copy, Epoch};
 
 /// A primary of whom nothing was heard for so long is gone; it pings every 150 ms.
 pub const PRIMARY_SILENCE_MAX: Duration = Duration::from_secs(3);
-
-/// The newest epoch of a copy, durable.
-pub trait Epochs: Send + Sync + 'static {
-    /// The newest epoch that this copy has taken part in.
-    fn epoch(&self) -> Epoch;
-
-    /// Makes a newer epoch durable before it returns.
-    ///
-    /// # Errors
-    /// It is not durable, and must not be answered for.
-    fn persist(&self, epoch: Epoch) -> io::Result<()>;
-}
 
 /// How a session is applied.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +73,7 @@ pub enum EndCause {
     },
     /// A new epoch could not be made durable.
     #[error("persist the epoch")]
-    NotDurable(#[source] io::Error),
+    NotDurable(#[source] EpochError),
 }
 
 impl From<WireError> for EndCause {
@@ -113,7 +101,10 @@ pub enum AcceptError {
     },
     /// The epoch could not be made durable.
     #[error("persist the epoch")]
-    NotDurable(#[source] io::Error),
+    NotDurable(#[source] EpochError),
+    /// No descriptor is left.
+    #[error("open the copy")]
+    Descriptor(#[source] io::Error),
     /// The directory cannot be read.
     #[error("open the copy")]
     Directory(#[source] ApplyError),
@@ -148,20 +139,19 @@ pub struct ApplySession {
 }
 
 impl ApplySession {
-    /// Checks and answers the greeting, and applies what follows to the directory `root`. `on_end` is called once, by a
+    /// Checks and answers the greeting, and applies what follows to `copy`. `on_end` is called once, by a
     /// thread of the session, when nothing more will be applied.
     ///
     /// # Errors
     /// See [`AcceptError`]; the primary was told when the connection allowed it.
     pub fn accept(
-        root: OwnedFd,
-        epochs: Arc<dyn Epochs>,
+        copy: Arc<Copy>,
         mut link: Link,
         hello: &Hello,
         options: Options,
         on_end: Box<dyn FnOnce(EndCause) + Send>,
     ) -> Result<ApplySession, AcceptError> {
-        let persisted = epochs.epoch();
+        let persisted = copy.epoch();
         if hello.epoch < persisted {
             link.refuse(RefusalReason::StaleEpoch { persisted })?;
             return Err(AcceptError::StaleEpoch {
@@ -170,11 +160,15 @@ impl ApplySession {
             });
         }
         if hello.epoch > persisted
-            && let Err(error) = epochs.persist(hello.epoch)
+            && let Err(error) = copy.persist_epoch(hello.epoch)
         {
             link.refuse(RefusalReason::NotDurable)?;
             return Err(AcceptError::NotDurable(error));
         }
+        let root = copy
+            .root()
+            .try_clone_to_owned()
+            .map_err(AcceptError::Descriptor)?;
         let tree = Tree::new(root).map_err(AcceptError::Directory)?;
         link.send_message(hello.epoch, &Message::HelloReply(HelloReply::Accepted))?;
 
@@ -187,7 +181,7 @@ impl ApplySession {
             counters,
             threads: Vec::new(),
         };
-        let receiver = Receiver::new(session.shared.clone(), receiver, tree, epochs, &options);
+        let receiver = Receiver::new(session.shared.clone(), receiver, tree, copy, &options);
         let receiver = receiver.map_err(AcceptError::Thread)?;
         let pulse = session.shared.clone();
         session.spawn("mirror-receive", move || on_end(receiver.run()))?;
@@ -213,10 +207,16 @@ impl ApplySession {
         self.id
     }
 
+    /// Whether it has ended by itself.
+    pub fn is_over(&self) -> bool {
+        self.shared.is_over()
+    }
+
     /// Ends the session. Everything that had arrived whole is applied when it returns, and nothing will be applied or
-    /// acknowledged afterwards.
-    pub fn finish(mut self) {
+    /// acknowledged afterwards. Gives what was applied.
+    pub fn finish(mut self) -> Applied {
         self.end();
+        self.applied()
     }
 
     /// What was applied so far.
@@ -239,7 +239,11 @@ impl ApplySession {
         self.shared.is_finishing.store(true, Ordering::Release);
         self.shared.link.close();
         let me = std::thread::current().id();
-        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != me) {
+        for thread in self
+            .threads
+            .drain(..)
+            .filter(|thread| thread.thread().id() != me)
+        {
             // One that panicked has left its message.
             let _ = thread.join();
         }

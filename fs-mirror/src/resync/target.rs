@@ -52,6 +52,10 @@ impl Target {
             return Err(ApplyError::NotListed(directory));
         }
         let object = tree.directory(directory)?;
+        if directory == FileId::ROOT {
+            // No entry names the extended attributes of the root: the primary ships them all after this.
+            object.prune_xattrs(&[])?;
+        }
         object.set_all(&tree.open_files, &object.stat()?, attributes)?;
         self.listing = Some(Listing {
             directory,
@@ -259,7 +263,12 @@ impl Level {
 }
 
 fn list(directory: &OwnedFd) -> Result<Dir, ApplyError> {
-    Dir::read_from(directory).map_err(during("list directory"))
+    // A descriptor of its own: ours may be `O_PATH`, and shares its position with nobody.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let readable = open_beneath(directory, b".", flags, Mode::empty());
+    readable
+        .and_then(Dir::new)
+        .map_err(during("list directory"))
 }
 
 fn is_dot(name: &[u8]) -> bool {

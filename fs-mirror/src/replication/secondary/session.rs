@@ -11,13 +11,13 @@ use super::error::ApplyError;
 use super::object::Object;
 use super::pool::{Job, Pool, Work};
 use super::tree::Tree;
-use super::{EndCause, Epochs, Options, PRIMARY_SILENCE_MAX};
-use crate::Epoch;
+use super::{EndCause, Options, PRIMARY_SILENCE_MAX};
 use crate::replication::change::Change;
 use crate::replication::link::{LinkError, LinkHandle, LinkReceiver, LinkSender, Received};
 use crate::replication::outbox::Outbox;
 use crate::replication::replicator::{IN_FLIGHT_BYTES_MAX, PING_AFTER};
 use crate::replication::wire::{self, FRAME_BYTES_MAX, Message, WireError};
+use crate::{Copy, Epoch};
 
 /// A change with fewer bytes of data is applied at once: handing it over would cost more.
 const INLINE_BYTES_MAX: usize = 16 << 10;
@@ -111,6 +111,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        *self.is_over.lock()
+    }
+
     fn set_over(&self) {
         *self.is_over.lock() = true;
         self.over.notify_all();
@@ -146,7 +150,7 @@ pub(super) struct Receiver {
     receiver: LinkReceiver,
     namespace: Namespace,
     pool: Pool,
-    epochs: Arc<dyn Epochs>,
+    copy: Arc<Copy>,
     epoch: Epoch,
     last_seq: u64,
     acks_gathered: usize,
@@ -157,18 +161,18 @@ impl Receiver {
         shared: Arc<Shared>,
         receiver: LinkReceiver,
         tree: Tree,
-        epochs: Arc<dyn Epochs>,
+        copy: Arc<Copy>,
         options: &Options,
     ) -> std::io::Result<Receiver> {
         let pool = Pool::start(options.workers, shared.clone())?;
-        let epoch = epochs.epoch();
+        let epoch = copy.epoch();
         let namespace = Namespace::new(tree);
         Ok(Receiver {
             shared,
             receiver,
             namespace,
             pool,
-            epochs,
+            copy,
             epoch,
             last_seq: 0,
             acks_gathered: 0,
@@ -234,7 +238,9 @@ impl Receiver {
         let (epoch, seq) = (frame.epoch, frame.seq);
         if epoch > self.epoch {
             // Before the first answer at the new epoch (R3).
-            self.epochs.persist(epoch).map_err(EndCause::NotDurable)?;
+            self.copy
+                .persist_epoch(epoch)
+                .map_err(EndCause::NotDurable)?;
             self.epoch = epoch;
             self.shared.outbox.set_epoch(epoch);
         }

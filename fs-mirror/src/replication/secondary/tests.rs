@@ -1,1 +1,76 @@
-//! Tests of the secondary against a real directory.
+//! The secondary against a real directory, driven by the replicator over a real link.
+
+mod hostile;
+mod trees;
+
+use std::sync::mpsc;
+
+use super::*;
+use crate::Gate;
+use crate::replication::replicator::{AttachError, Replicator};
+use crate::replication::testing::primary::Primary;
+use crate::replication::testing::{Request, TestCopy, hello, links};
+use crate::replication::wire::Hello;
+
+/// A primary's directory and a copy of it, in one session.
+struct Mirror {
+    source: tempfile::TempDir,
+    copy: TestCopy,
+    primary: Primary,
+    replicator: Arc<Replicator<Request>>,
+    session: ApplySession,
+    ended: mpsc::Receiver<EndCause>,
+}
+
+impl Mirror {
+    fn of_empty_trees() -> Mirror {
+        Mirror::over(tempfile::tempdir().unwrap(), TestCopy::new())
+    }
+
+    fn over(source: tempfile::TempDir, copy: TestCopy) -> Mirror {
+        let gate = Arc::new(Gate::open_forever());
+        let replicator =
+            Arc::new(Replicator::start(Epoch(3), false, gate, Box::new(|_| {})).unwrap());
+        let mut primary = Primary::alone(source.path().to_owned());
+        let (session, ended) = connect(&replicator, &copy, &hello(3, 1), &primary).unwrap();
+        primary.attach(replicator.clone());
+        Mirror {
+            source,
+            copy,
+            primary,
+            replicator,
+            session,
+            ended,
+        }
+    }
+
+    fn assert_equal(&self) {
+        self.replicator
+            .wait_idle(crate::replication::testing::PATIENCE)
+            .unwrap();
+        crate::replication::testing::compare::assert_equal(self.source.path(), &self.copy.path());
+    }
+}
+
+type Connected = (ApplySession, mpsc::Receiver<EndCause>);
+
+fn connect(
+    replicator: &Replicator<Request>,
+    copy: &TestCopy,
+    hello: &Hello,
+    primary: &Primary,
+) -> Result<Connected, AttachError> {
+    let (client, mut server) = links();
+    let (told, ended) = mpsc::channel();
+    let copy = copy.copy.clone();
+    let accepting = std::thread::spawn(move || {
+        let hello = server
+            .read_hello(crate::replication::testing::PATIENCE)
+            .unwrap();
+        let on_end = Box::new(move |cause| drop(told.send(cause)));
+        ApplySession::accept(copy, server, &hello, Options::default(), on_end)
+    });
+    let attached = replicator.attach(client, hello, primary.answers.clone());
+    let accepted = accepting.join().unwrap();
+    attached.map(|()| (accepted.unwrap(), ended))
+}

@@ -1,0 +1,200 @@
+//! This server as secondary of a module: follows the primary's sessions, and shows the directory read-only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use crate::fs::{Access, Fs};
+use crate::mount::{Mount, MountError, THREADS_DEFAULT, Unmount, UnmountError};
+use crate::replication::link::Link;
+use crate::replication::secondary::{AcceptError, Applied, ApplySession, EndCause, Options};
+use crate::replication::wire::{Hello, RefusalReason};
+use crate::{Alone, Copy, Epoch, Gate};
+
+/// How long readers of the directory may take to leave before they are cut off.
+const READERS_LEAVE_WITHIN: Duration = Duration::from_millis(200);
+
+/// What the node has to know.
+#[derive(Debug)]
+pub enum SecondaryEvent {
+    /// Nothing more will be applied in this session. After `EndCause::NotApplied` this copy is not in sync any more.
+    SessionEnded {
+        /// The session.
+        session: u64,
+        /// Why.
+        cause: EndCause,
+    },
+    /// The read-only mount met a failure of this server's disk.
+    LocalDiskFailed {
+        /// The system call.
+        operation: &'static str,
+        /// As in `errno(3)`.
+        errno: i32,
+    },
+}
+
+/// Called from a thread of the session; must not block, nor call back into [`Secondary`].
+pub type SecondaryEventSink = Box<dyn Fn(SecondaryEvent) + Send + Sync>;
+
+/// Why a server could not become secondary.
+#[derive(Debug, thiserror::Error)]
+pub enum SecondaryStartError {
+    /// The real directory cannot be looked at.
+    #[error("look at the copy: {0}")]
+    Directory(Errno),
+    /// The directory cannot be mounted over.
+    #[error("mount the directory read-only")]
+    Mount(#[from] MountError),
+}
+
+/// A secondary that runs.
+pub struct Secondary {
+    copy: Arc<Copy>,
+    events: Arc<SecondaryEventSink>,
+    mount: Option<Mount>,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    session: Option<(Epoch, ApplySession)>,
+    /// Figures of the last session that ended.
+    last: Applied,
+}
+
+/// How far a secondary has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SecondaryProgress {
+    /// The session that runs, if any.
+    pub session: Option<u64>,
+    /// What was applied in it, or in the last one.
+    pub applied: Applied,
+}
+
+impl Secondary {
+    /// Mounts the directory read-only and waits for a primary.
+    ///
+    /// # Errors
+    /// See [`SecondaryStartError`]; nothing is mounted then.
+    pub fn start(
+        copy: Arc<Copy>,
+        events: SecondaryEventSink,
+    ) -> Result<Secondary, SecondaryStartError> {
+        let events = Arc::new(events);
+        let on_fault = {
+            let events = events.clone();
+            Box::new(move |fault: crate::fs::Fault| {
+                let errno = fault.errno.raw_os_error();
+                events(SecondaryEvent::LocalDiskFailed {
+                    operation: fault.operation,
+                    errno,
+                });
+            })
+        };
+        let gate = Arc::new(Gate::open_forever());
+        let fs = Fs::new(&copy, Access::ReadOnly, gate, Arc::new(Alone), on_fault);
+        let fs = Arc::new(fs.map_err(SecondaryStartError::Directory)?);
+        let mount = Mount::start(fs, copy.directory(), THREADS_DEFAULT)?;
+        Ok(Secondary {
+            copy,
+            events,
+            mount: Some(mount),
+            running: Mutex::default(),
+        })
+    }
+
+    /// Follows the primary that greeted. A session that runs is finished first when the new one is newer.
+    ///
+    /// # Errors
+    /// See [`AcceptError`]; the primary was told.
+    pub fn accept(&self, link: Link, hello: &Hello) -> Result<(), AcceptError> {
+        let mut running = self.running.lock();
+        if let Some((epoch, session)) = &running.session
+            && !session.is_over()
+            && (hello.epoch, hello.session) <= (*epoch, session.id())
+        {
+            let session = session.id();
+            let reason = match hello.epoch < *epoch {
+                true => RefusalReason::StaleEpoch { persisted: *epoch },
+                false => RefusalReason::Busy { session },
+            };
+            link.refuse(reason)?;
+            return Err(AcceptError::Busy { session });
+        }
+        running.finish();
+        let (events, id) = (self.events.clone(), hello.session);
+        let on_end =
+            Box::new(move |cause| events(SecondaryEvent::SessionEnded { session: id, cause }));
+        let session =
+            ApplySession::accept(self.copy.clone(), link, hello, Options::default(), on_end)?;
+        tracing::info!(
+            module = self.copy.module(),
+            session = id,
+            epoch = hello.epoch.0,
+            "following the primary"
+        );
+        running.session = Some((hello.epoch, session));
+        Ok(())
+    }
+
+    /// What was applied so far.
+    pub fn progress(&self) -> SecondaryProgress {
+        let running = self.running.lock();
+        match &running.session {
+            Some((_, session)) => SecondaryProgress {
+                session: Some(session.id()).filter(|_| !session.is_over()),
+                applied: session.applied(),
+            },
+            None => SecondaryProgress {
+                session: None,
+                applied: running.last,
+            },
+        }
+    }
+
+    /// Ends the session, applies what had arrived whole, and unmounts. Afterwards the copy may become primary, and nothing
+    /// of the old session will touch it or be acknowledged.
+    ///
+    /// # Errors
+    /// The mount could not be taken off; the session is over all the same.
+    pub fn stop(mut self) -> Result<(), UnmountError> {
+        self.running.lock().finish();
+        match self.mount.take() {
+            Some(mount) => unmount(mount),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Secondary {
+    fn drop(&mut self) {
+        self.running.lock().finish();
+        if let Some(mount) = self.mount.take()
+            && let Err(error) = unmount(mount)
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "read-only mount left behind"
+            );
+        }
+    }
+}
+
+impl Running {
+    fn finish(&mut self) {
+        if let Some((_, session)) = self.session.take() {
+            self.last = session.finish();
+        }
+    }
+}
+
+/// Readers must never delay a promotion: who does not leave is cut off.
+fn unmount(mount: Mount) -> Result<(), UnmountError> {
+    match mount.stop(Unmount::Clean(READERS_LEAVE_WITHIN)) {
+        Ok(()) => Ok(()),
+        Err((_, Some(mount))) => mount.stop(Unmount::Abort).map_err(|(error, _)| error),
+        Err((error, None)) => Err(error),
+    }
+}
