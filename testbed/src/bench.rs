@@ -107,7 +107,7 @@ const LINES: &[Line] = &[
 /// # Errors
 /// The lab or the mirror could not be made. A goal that is missed is exit status 1 and not an error.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    if let Some(why) = crate::lab::missing() {
+    if let Some(why) = crate::cluster::missing() {
         anyhow::bail!("the benches cannot run here: {why}");
     }
     let stand = Stand::new()?;

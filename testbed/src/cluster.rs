@@ -23,6 +23,21 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A first start of an application, with its initialisation.
 pub const FIRST_START_DEADLINE: Duration = Duration::from_secs(90);
 
+/// Why clusters cannot run here, if they cannot.
+pub fn missing() -> Option<String> {
+    if let Some(why) = crate::lab::missing() {
+        return Some(why);
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Some("this machine has no /dev/fuse: modprobe fuse".to_owned());
+    }
+    ["sknode", "skcli"].into_iter().find_map(|name| {
+        crate::lab::program(name)
+            .err()
+            .map(|error| format!("{error:#}"))
+    })
+}
+
 /// A formed cluster.
 pub struct Cluster {
     lab: Lab,

@@ -50,7 +50,7 @@ struct Measured {
 /// # Errors
 /// Something did not happen as it should; the evidence is on the terminal.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    if let Some(why) = crate::lab::missing() {
+    if let Some(why) = crate::cluster::missing() {
         anyhow::bail!("the demo cannot run here: {why}");
     }
     let application = options.app.unwrap_or_else(installed);

@@ -8,9 +8,10 @@ use anyhow::Context as _;
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, SessionACL, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, SessionACL,
+    WriteFlags,
 };
-use inodes::Inodes;
+use inodes::{Inodes, Listed, Listing};
 use parking_lot::RwLock;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -69,6 +70,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let file_system = PassThrough {
         inodes: Inodes::new(&options.source).context("open the directory below")?,
         handles: RwLock::default(),
+        listings: RwLock::default(),
         next_handle: AtomicU64::new(1),
     };
     let mut config = fuser::Config::default();
@@ -87,6 +89,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 struct PassThrough {
     inodes: Inodes,
     handles: RwLock<HashMap<u64, Arc<File>>>,
+    /// What open directories held when they were opened: removals must not shift what is read next.
+    listings: RwLock<HashMap<u64, Arc<Listing>>>,
     next_handle: AtomicU64,
 }
 
@@ -113,6 +117,20 @@ impl PassThrough {
         let handles = self.handles.read();
         let file = handles.get(&handle.0).cloned();
         file.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    /// What an open directory has from `offset` on, each with the offset that follows it.
+    fn rest(&self, handle: FileHandle, offset: u64) -> Vec<(u64, Listed)> {
+        let listing = self
+            .listings
+            .read()
+            .get(&handle.0)
+            .cloned()
+            .unwrap_or_default();
+        let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = listing.iter().cloned().enumerate().skip(skipped);
+        rest.map(|(index, listed)| (index as u64 + 1, listed))
+            .collect()
     }
 }
 
@@ -312,26 +330,64 @@ impl Filesystem for PassThrough {
         }
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.inodes.list(ino.0) {
-            Ok(entries) => {
-                let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
-                for (index, (number, kind, name)) in entries.iter().enumerate().skip(skipped) {
-                    if reply.add(INodeNo(*number), index as u64 + 1, *kind, name) {
-                        break;
-                    }
-                }
-                reply.ok();
+            Ok(listing) => {
+                let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+                self.listings.write().insert(handle, Arc::new(listing));
+                reply.opened(FileHandle(handle), FopenFlags::empty());
             }
             Err(error) => reply.error(errno(&error)),
         }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.listings.write().remove(&fh.0);
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        for (next, (_, _, name)) in self.rest(fh, offset) {
+            // Removed since it was listed: as if it had never been there.
+            let Ok(attr) = self.inodes.lookup(ino.0, &name) else {
+                continue;
+            };
+            if reply.add(attr.ino, next, &name, &KEPT, &attr, GENERATION) {
+                self.inodes.forget(attr.ino.0, 1);
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        for (next, (number, kind, name)) in self.rest(fh, offset) {
+            if reply.add(INodeNo(number), next, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
     }
 }
 

@@ -57,7 +57,7 @@ pub fn run(command: ScenarioCommand) -> anyhow::Result<ExitCode> {
             let scenario = named(&options.name).with_context(|| {
                 format!("no scenario {}: see testbed scenario list", options.name)
             })?;
-            if let Some(why) = crate::lab::missing() {
+            if let Some(why) = crate::cluster::missing() {
                 writeln!(std::io::stdout(), "skipped: {why}")?;
                 return Ok(ExitCode::SUCCESS);
             }

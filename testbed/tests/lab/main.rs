@@ -7,6 +7,7 @@
 mod applications;
 mod faults;
 mod life;
+mod scenarios;
 
 /// Skips the calling test, loudly, where labs cannot run.
 macro_rules! needs_lab {

@@ -15,6 +15,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 const ROOT: u64 = 1;
 
+/// One entry of a directory: number, kind, name.
+pub(super) type Listed = (u64, FileType, OsString);
+/// All entries of a directory.
+pub(super) type Listing = Vec<Listed>;
+
 struct Inode {
     handle: Arc<File>,
     lookups: u64,
@@ -130,7 +135,7 @@ impl Inodes {
         Ok(rustix::fs::unlinkat(&self.handle(parent)?, name, flags)?)
     }
 
-    pub(super) fn list(&self, number: u64) -> io::Result<Vec<(u64, FileType, OsString)>> {
+    pub(super) fn list(&self, number: u64) -> io::Result<Listing> {
         let path = format!("/proc/self/fd/{}", self.handle(number)?.as_raw_fd());
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(path)? {

@@ -1,0 +1,53 @@
+//! Short runs of the scenarios with the ledger. The long ones are for `testbed scenario run NAME --repeat N`.
+
+use testbed::oracle::Application;
+use testbed::scenario::command_line::{RunOptions, perform};
+use testbed::scenario::named;
+
+/// One round in a fresh lab, with a seed that is the same every time.
+fn one_round(name: &str) {
+    if let Some(why) = testbed::cluster::missing() {
+        println!("skipped: {why}");
+        return;
+    }
+    let options = RunOptions {
+        name: name.to_owned(),
+        repeat: 1,
+        seed: Some(1),
+        json: true,
+        app: Application::Ledger,
+        keep: false,
+    };
+    let outcome = perform(named(name).unwrap(), &options);
+    assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
+}
+
+#[test]
+fn primary_power_cut() {
+    one_round("primary_power_cut");
+}
+
+#[test]
+fn secondary_power_cut() {
+    one_round("secondary_power_cut");
+}
+
+#[test]
+fn primary_daemon_killed() {
+    one_round("primary_daemon_killed");
+}
+
+#[test]
+fn stale_server_starts_first() {
+    one_round("stale_server_starts_first");
+}
+
+#[test]
+fn swap() {
+    one_round("swap");
+}
+
+#[test]
+fn bad_input() {
+    one_round("bad_input");
+}
