@@ -1,7 +1,7 @@
 //! Replies about the cluster, for people.
 
 use super::table::table;
-use super::time::{age, duration, moment};
+use super::time::{age, duration, moment, old};
 use api::v1::{
     ClusterStateReply, CreateTokenReply, CreateTokenRequest, EventReply, InitReply, InitRequest,
     JoinReply, JoinRequest, LeaseProfile, MemberReply,
@@ -95,10 +95,10 @@ pub(crate) fn state(reply: &ClusterStateReply) -> String {
             .to_owned()
     };
     format!(
-        "cluster {}, as {} sees it ({} old)\nleader   {} (term {}, entry {})\nmajority {quorum}\n\n{}",
+        "cluster {}, as {} sees it ({})\nleader   {} (term {}, entry {})\nmajority {quorum}\n\n{}",
         reply.cluster,
         name_of(reply, reply.answered_by),
-        duration(reply.applied_age_ms),
+        old(reply.applied_age_ms),
         name_of(reply, reply.leader),
         reply.term,
         reply.applied_index,

@@ -1,7 +1,7 @@
 //! Replies about modules, for people.
 
 use super::table::table;
-use super::time::{age, bytes, duration, moment};
+use super::time::{age, bytes, duration, moment, old};
 use api::v1::{
     ChangeReply, ExplainReply, ExplainStep, InstallReply, LogLine, ModuleState, ModuleStateReply,
     Quality, ServerModuleReply,
@@ -60,11 +60,11 @@ fn primary(reply: &ModuleStateReply) -> &str {
 /// One module.
 pub(crate) fn state(reply: &ModuleStateReply) -> String {
     let mut text = format!(
-        "module {}, {}, epoch {} ({} old)\nprimary {}, in sync: {}, acknowledges after {}\n",
+        "module {}, {}, epoch {} ({})\nprimary {}, in sync: {}, acknowledges after {}\n",
         reply.module,
         reply.mode,
         reply.epoch,
-        duration(reply.applied_age_ms),
+        old(reply.applied_age_ms),
         primary(reply),
         or_none(&reply.in_sync),
         acknowledgement(&reply.ack)

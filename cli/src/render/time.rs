@@ -20,6 +20,15 @@ pub(super) fn age(ms: u64) -> String {
     }
 }
 
+/// "0.3 s old"; the largest number stands for "nobody knows".
+pub(super) fn old(ms: u64) -> String {
+    if ms == u64::MAX {
+        "never in touch with a majority".to_owned()
+    } else {
+        format!("{} old", duration(ms))
+    }
+}
+
 /// "2026-03-01 12:00:00.250Z": one clock for all servers of a cluster.
 pub(super) fn moment(unix_ms: u64) -> String {
     let (days, rest) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
