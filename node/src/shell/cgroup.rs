@@ -326,12 +326,9 @@ fn children(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
         .collect())
 }
 
+/// Makes it, with its parents: killing a cgroup removes it, and its module may start again.
 fn make(path: &Path) -> Result<(), CgroupError> {
-    match fs::create_dir(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(failed("create cgroup", path)(error)),
-    }
+    fs::create_dir_all(path).map_err(failed("create cgroup", path))
 }
 
 /// ENODEV is what an open file of a removed cgroup answers.

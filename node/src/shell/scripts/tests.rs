@@ -249,6 +249,21 @@ async fn output_is_limited_also_after_the_script_has_ended() {
 }
 
 #[tokio::test]
+async fn module_starts_again_after_it_was_killed() {
+    let Some(module) = Module::new(LOG_BYTES_MAX) else {
+        return;
+    };
+    module.script("start_prim", "(while :; do sleep 1; done) & exit 0");
+    for _ in 0..3 {
+        let cgroup = module.scripts.cgroup();
+        cgroup.kill(Duration::from_secs(5)).await.unwrap();
+        let (outcome, _) = module.run("start_prim", &[], LONG).await;
+        assert!(outcome.is_success());
+        assert!(!module.members().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn leftovers_of_a_former_daemon_are_killed_with_its_root() {
     let Some(module) = Module::new(LOG_BYTES_MAX) else {
         return;
