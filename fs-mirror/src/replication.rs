@@ -13,5 +13,5 @@ pub mod secondary;
 pub mod shipping;
 pub mod stats;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wire;

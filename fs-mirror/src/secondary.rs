@@ -1,5 +1,8 @@
 //! This server as secondary of a module: follows the primary's sessions, and shows the directory read-only.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,16 +114,17 @@ impl Secondary {
     /// See [`AcceptError`]; the primary was told.
     pub fn accept(&self, link: Link, hello: &Hello) -> Result<(), AcceptError> {
         let mut running = self.running.lock();
-        if let Some((epoch, session)) = &running.session
-            && !session.is_over()
-            && (hello.epoch, hello.session) <= (*epoch, session.id())
-        {
-            let session = session.id();
-            let reason = match hello.epoch < *epoch {
-                true => RefusalReason::StaleEpoch { persisted: *epoch },
-                false => RefusalReason::Busy { session },
-            };
-            link.refuse(reason)?;
+        let persisted = self.copy.epoch();
+        if hello.epoch < persisted {
+            // A primary of the past must not even end the session that runs.
+            link.refuse(RefusalReason::StaleEpoch { persisted })?;
+            return Err(AcceptError::StaleEpoch {
+                given: hello.epoch,
+                persisted,
+            });
+        }
+        if let Some(session) = running.newer_than(hello) {
+            link.refuse(RefusalReason::Busy { session })?;
             return Err(AcceptError::Busy { session });
         }
         running.finish();
@@ -183,6 +187,13 @@ impl Drop for Secondary {
 }
 
 impl Running {
+    /// The session that runs, when it is not older than the one that greets.
+    fn newer_than(&self, hello: &Hello) -> Option<u64> {
+        let (epoch, session) = self.session.as_ref()?;
+        let is_newer = (*epoch, session.id()) >= (hello.epoch, hello.session);
+        (is_newer && !session.is_over()).then(|| session.id())
+    }
+
     fn finish(&mut self) {
         if let Some((_, session)) = self.session.take() {
             self.last = session.finish();

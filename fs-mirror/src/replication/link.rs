@@ -150,15 +150,20 @@ impl Link {
     /// `Tls` when the peer's certificate is not accepted, `TimedOut`, `NotTls13`, `Io`.
     pub fn establish(&mut self, patience: Duration) -> Result<(), LinkError> {
         let deadline = Instant::now() + patience;
-        let mut tls = self.receiver.shared.tls.lock();
-        while tls.is_handshaking() {
-            match tls.complete_io(&mut &self.receiver.shared.socket) {
-                Ok(_) => {}
-                Err(error) if is_timeout(&error) && Instant::now() < deadline => {}
-                Err(error) if is_timeout(&error) => {
-                    return Err(LinkError::TimedOut { waited: patience });
+        let shared = self.receiver.shared.clone();
+        let mut tls = shared.tls.lock();
+        while tls.is_handshaking() || tls.wants_write() {
+            match shake(&mut tls, &shared.socket) {
+                Ok(()) => {}
+                Err(error) if is_timeout(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(LinkError::Closed);
                 }
                 Err(error) => return Err(from_io("shake hands on", error)),
+            }
+            // Looked at after every step: a peer that sends a byte now and then must not hold us up.
+            if tls.is_handshaking() && Instant::now() >= deadline {
+                return Err(LinkError::TimedOut { waited: patience });
             }
         }
         drain(&mut tls, &mut self.receiver.plain)?;
@@ -260,10 +265,11 @@ impl Link {
                 return Ok(accepted);
             }
             match self.receiver.receive()? {
-                Received::Bytes => {}
                 Received::Closed => return Err(LinkError::Closed),
-                Received::Idle if Instant::now() < deadline => {}
-                Received::Idle => return Err(LinkError::TimedOut { waited: patience }),
+                Received::Bytes | Received::Idle if Instant::now() < deadline => {}
+                Received::Bytes | Received::Idle => {
+                    return Err(LinkError::TimedOut { waited: patience });
+                }
             }
         }
     }
@@ -386,6 +392,24 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_write_timeout(None)?;
     rustix::net::sockopt::set_tcp_user_timeout(socket, TCP_USER_TIMEOUT_MS)?;
     Ok(())
+}
+
+/// One step of the handshake: sends what is to be sent, else waits for a record, at most one [`TICK`].
+fn shake(tls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
+    if tls.wants_write() {
+        return tls.write_tls(&mut &*socket).map(drop);
+    }
+    if tls.read_tls(&mut &*socket)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    match tls.process_new_packets() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The alert that tells the peer why; it may be gone already.
+            let _ = tls.write_tls(&mut &*socket);
+            Err(io::Error::other(error))
+        }
+    }
 }
 
 /// Moves decrypted bytes out of the TLS state.

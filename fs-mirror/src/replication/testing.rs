@@ -2,6 +2,7 @@
 //! real directory and ships what it does, and a comparison of two trees.
 
 pub(crate) mod compare;
+pub(crate) mod ops;
 pub(crate) mod primary;
 
 use std::net::{TcpListener, TcpStream};

@@ -4,10 +4,10 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::replication::change::FileId;
-use crate::replication::link::{LinkReceiver, LinkSender, Received};
+use crate::replication::link::{LinkError, LinkReceiver, LinkSender, Received};
 use crate::replication::testing::primary::Answers;
 use crate::replication::testing::{PATIENCE, Reply, Request, eventually, hello, links, request};
-use crate::replication::wire::{self, Acks, Block};
+use crate::replication::wire::{self, Acks, Block, RefusalReason, WireError};
 
 const CHANGE: Change<'static> = Change::Sync {
     file: FileId::ROOT,

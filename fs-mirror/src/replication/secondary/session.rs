@@ -34,6 +34,8 @@ pub(super) struct Shared {
     files: Files,
     /// `finish` was called: what has arrived is applied, then the session ends.
     pub(super) is_finishing: AtomicBool,
+    /// A change could not be applied; `failure` says which.
+    has_failed: AtomicBool,
     failure: Mutex<Option<(u64, ApplyError)>>,
     is_over: Mutex<bool>,
     over: Condvar,
@@ -54,6 +56,7 @@ impl Shared {
                 counters,
             },
             is_finishing: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             is_over: Mutex::new(false),
             over: Condvar::new(),
@@ -61,7 +64,7 @@ impl Shared {
     }
 
     fn has_failed(&self) -> bool {
-        self.failure.lock().is_some()
+        self.has_failed.load(Ordering::Acquire)
     }
 
     /// The first failure ends the session: nothing is applied or acknowledged after it.
@@ -69,6 +72,7 @@ impl Shared {
         let mut failure = self.failure.lock();
         if failure.is_none() {
             *failure = Some((seq, error));
+            self.has_failed.store(true, Ordering::Release);
             self.outbox.append(
                 0,
                 &Message::Refused {
@@ -205,6 +209,9 @@ impl Receiver {
         let mut finishing_bytes = 0;
         loop {
             while let Some(length) = self.receiver.whole_frame()? {
+                if self.shared.has_failed() {
+                    return Err(EndCause::Finished);
+                }
                 self.on_frame(length)?;
             }
             self.flush();

@@ -9,7 +9,8 @@ use super::*;
 use crate::replication::change::{AttributeChange, Attributes, Change, FileId, Kind, Time};
 use crate::replication::shipping::{Shipping, Ticket};
 use crate::replication::testing::PATIENCE;
-use crate::replication::testing::primary::{Op, attributes, ops};
+use crate::replication::testing::ops::{Op, ops};
+use crate::replication::testing::primary::attributes;
 
 const PLAIN: Attributes = Attributes {
     mode: 0o644,
