@@ -118,3 +118,54 @@ pub fn verify_same(before: &Holdings, after: &Holdings) -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holdings(mounts: &[&str], addresses: &[&str]) -> Holdings {
+        Holdings {
+            mounts: mounts.iter().map(|m| (*m).to_owned()).collect(),
+            cgroups: 1,
+            addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+            descriptors: 50,
+            resident_kib: 0,
+        }
+    }
+
+    #[test]
+    fn every_planted_leak_is_found() {
+        let clean = holdings(&["/data"], &["10.77.1.100/32"]);
+        verify_same(&clean, &clean).expect("nothing was left");
+        let mount = holdings(&["/data", "/old"], &["10.77.1.100/32"]);
+        verify_same(&clean, &mount).expect_err("a mount was left");
+        let address = holdings(&["/data"], &[]);
+        verify_same(&address, &clean).expect_err("an address was left");
+        let cgroup = Holdings {
+            cgroups: 2,
+            ..clean.clone()
+        };
+        verify_same(&clean, &cgroup).expect_err("a cgroup was left");
+        let descriptors = Holdings {
+            descriptors: 500,
+            ..clean.clone()
+        };
+        verify_same(&clean, &descriptors).expect_err("descriptors grow");
+    }
+
+    #[test]
+    fn only_foreign_addresses_count() {
+        for own in [
+            "127.0.0.1/8",
+            "::1/128",
+            "fe80::1/64",
+            "10.77.1.3/24",
+            "fd00:4d:2::3/64",
+        ] {
+            assert!(is_own(own, 3), "{own}");
+        }
+        for foreign in ["10.77.1.100/32", "10.77.1.4/24", "fd00:4d:1::64/128"] {
+            assert!(!is_own(foreign, 3), "{foreign}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use testbed::scenario::named;
 /// One round in a fresh lab, with a seed that is the same every time.
 fn one_round(name: &str) {
     if let Some(why) = testbed::cluster::missing() {
-        println!("skipped: {why}");
+        eprintln!("skipped: {why}");
         return;
     }
     let options = RunOptions {
