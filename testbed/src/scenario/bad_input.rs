@@ -48,7 +48,7 @@ pub(super) fn bad_input(arena: &mut Arena) -> anyhow::Result<Figures> {
     count += tokens(arena)?;
     count += strangers::all(arena)?;
     count += people(arena.lab())?;
-    count += taken_address(arena.cluster())?;
+    count += unfit(arena.cluster())?;
     figures.set("cases", f64::from(count));
     Ok(figures)
 }
@@ -436,52 +436,58 @@ fn people(lab: &Lab) -> anyhow::Result<u32> {
     Ok(2)
 }
 
-/// The virtual address of the module answers on the LAN already: the module must not take it, and must say why.
-fn taken_address(cluster: &Cluster) -> anyhow::Result<u32> {
+/// The virtual address of the module answers on the LAN already, or there is no FUSE: the module is not even installed.
+fn unfit(cluster: &Cluster) -> anyhow::Result<u32> {
     let lab = cluster.lab();
     let address = topology::virtual_v4().to_string();
+    let package = package::write(lab, Application::Ledger)?;
     let with_length = format!("{address}/32");
-    let set = |verb: &str| -> anyhow::Result<()> {
-        let done = lab.exec(
-            CLIENT,
-            &["ip", "addr", verb, &with_length, "dev", "lan1"],
-            REFUSED_DEADLINE,
-        )?;
-        ensure!(done.is_success(), "ip addr {verb}: {}", done.summary());
+    let says: &[&str] = &[&address];
+    let cases = [install(
+        "a virtual address that answers",
+        &package,
+        "taken",
+        "s1,s2",
+        says,
+    )];
+    let mut count = during(
+        lab,
+        CLIENT,
+        ["ip", "addr", "add", &with_length, "dev", "lan1"],
+        ["ip", "addr", "del", &with_length, "dev", "lan1"],
+        || refuse(cluster, &cases),
+    )?;
+    let cases = [install("no FUSE", &package, "nofuse", "s1,s2", &["fuse"])];
+    count += during(
+        lab,
+        "s1",
+        ["mount", "-t", "tmpfs", "none", "/dev"],
+        ["umount", "/dev"],
+        || refuse(cluster, &cases),
+    )?;
+    Ok(count)
+}
+
+/// Does one thing inside a place, works, and undoes the thing whatever came of the work.
+fn during<T, const N: usize, const M: usize>(
+    lab: &Lab,
+    place: &str,
+    before: [&str; N],
+    after: [&str; M],
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let run = |command: &[&str]| -> anyhow::Result<()> {
+        let done = lab.exec(place, command, REFUSED_DEADLINE)?;
+        ensure!(
+            done.is_success(),
+            "{}: {}",
+            command.join(" "),
+            done.summary()
+        );
         Ok(())
     };
-    set("add")?;
-    let package = package::write(lab, Application::Ledger)?
-        .display()
-        .to_string();
-    let skcli = cluster.skcli("s1")?;
-    skcli.json(&[
-        "module",
-        "install",
-        &package,
-        "-m",
-        "taken",
-        "--servers",
-        "s1,s2",
-    ])?;
-    let prim = skcli.try_run(&["module", "prim", "-m", "taken"])?;
-    wait::until("the module to name the address", REFUSED_DEADLINE, || {
-        let log = skcli
-            .try_run(&["module", "log", "-m", "taken"])
-            .map_err(|e| e.to_string())?;
-        let said = format!("{}{}{}", prim.stdout, prim.stderr, log.stdout);
-        if said.contains(&address) {
-            Ok(())
-        } else {
-            Err(said)
-        }
-    })?;
-    let own = lab.exec("s1", &["ip", "-o", "addr"], REFUSED_DEADLINE)?;
-    ensure!(
-        !own.stdout.contains(&address),
-        "the module took an address that answered already: {}",
-        own.stdout
-    );
-    set("del")?;
-    Ok(1)
+    run(&before)?;
+    let result = work();
+    run(&after)?;
+    result
 }
