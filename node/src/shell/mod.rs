@@ -8,6 +8,7 @@ pub mod announce;
 pub mod cgroup;
 mod frames;
 mod packet_socket;
+pub mod process;
 pub mod scripts;
 mod spawn;
 

@@ -1,0 +1,230 @@
+//! Everything that exists only while this server leads: the mounted copy, its gate, its addresses, its partnership.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::state::{Epoch, ModuleName};
+use fs_mirror::{Copy, Gate, Primary, PrimaryEvent, PrimaryOptions, Progress, Unmount};
+use module::Configuration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::blocking;
+use super::open_addition::OpenAddition;
+use super::partnership::Partnership;
+use super::warden::Warden;
+use crate::core::plan::Stage;
+use crate::core::right::Standing;
+use crate::member::Member;
+use crate::shell::addresses::{AddressKeeper, EXPIRY_MAX, Renewal, VirtualAddress, find_interface};
+
+/// A voter may declare this server dead this long after the end of its lease; the kernel must have dropped the
+/// addresses by then, even when the daemon freezes right after a renewal (R7, R8).
+const DECLARED_AFTER_LEASE: Duration = Duration::from_millis(300);
+
+/// What a tenure is made from.
+pub struct LeadingParts {
+    /// The daemon.
+    pub member: Arc<Member>,
+    /// The module.
+    pub module: ModuleName,
+    /// The copy to mount.
+    pub copy: Arc<Copy>,
+    /// The note of a proposed addition.
+    pub addition: Arc<OpenAddition>,
+    /// What this daemon knows beside the record.
+    pub standing: Standing,
+}
+
+/// One tenure as primary.
+pub struct Leading {
+    module: ModuleName,
+    stage: Stage,
+    primary: Arc<Primary>,
+    gate: Arc<Gate>,
+    addresses: Vec<AddressKeeper>,
+    wants_addresses: bool,
+    disk_failed: watch::Receiver<Option<String>>,
+    tasks: Tasks,
+}
+
+/// The tasks of a tenure; they end with it.
+struct Tasks([JoinHandle<()>; 2]);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Leading {
+    /// Mounts the copy read-write behind a gate that opens as far as the right reaches.
+    ///
+    /// # Errors
+    /// The epoch cannot be made durable, or the mount fails: nothing is left behind.
+    pub async fn mount(parts: LeadingParts, epoch: Epoch, peer_in_sync: bool) -> anyhow::Result<Leading> {
+        let gate = Arc::new(Gate::closed());
+        let (events_in, events) = mpsc::unbounded_channel();
+        let copy = Arc::clone(&parts.copy);
+        let primary_gate = Arc::clone(&gate);
+        let primary = blocking(move || {
+            let report = move |event: PrimaryEvent| {
+                if events_in.send(event).is_err() {
+                    tracing::debug!("the tenure has ended");
+                }
+            };
+            let options = PrimaryOptions::default();
+            Primary::start(copy, fs_mirror::Epoch(epoch.0), peer_in_sync, primary_gate, Box::new(report), options)
+        })
+        .await??;
+        let primary = Arc::new(primary);
+        let warden = Arc::new(Warden {
+            consensus: parts.member.consensus.clone(),
+            module: parts.module.clone(),
+            standing: parts.standing,
+            addition: Arc::clone(&parts.addition),
+            gate: Arc::clone(&gate),
+        });
+        let (disk_failed_in, disk_failed) = watch::channel(None);
+        let partnership = Partnership {
+            member: parts.member,
+            module: parts.module.clone(),
+            primary: Arc::clone(&primary),
+            addition: parts.addition,
+            warden: Arc::clone(&warden),
+            events,
+            disk_failed: disk_failed_in,
+        };
+        Ok(Leading {
+            module: parts.module,
+            stage: Stage::Mounted,
+            primary,
+            gate,
+            addresses: Vec::new(),
+            wants_addresses: false,
+            disk_failed,
+            tasks: Tasks([tokio::spawn(warden.run()), tokio::spawn(partnership.run())]),
+        })
+    }
+
+    /// How far this primary has come.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Notes how far this primary has come.
+    pub fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+    }
+
+    /// Why the disk of this copy failed, once it has.
+    pub fn disk_failure(&self) -> Option<String> {
+        self.disk_failed.borrow().clone()
+    }
+
+    /// The peer's reintegration.
+    pub fn progress(&self) -> Progress {
+        self.primary.progress()
+    }
+
+    /// Adds the virtual addresses and tells the neighbours. An address that cannot be added is logged and tried again
+    /// by the next look: the application still runs for whoever reaches it otherwise.
+    pub fn add_addresses(&mut self, configuration: &Configuration) {
+        self.wants_addresses = true;
+        self.addresses.retain(AddressKeeper::is_held);
+        for wanted in &configuration.virtual_addresses {
+            if self.addresses.iter().any(|held| held.ip() == wanted.addr) {
+                continue;
+            }
+            let gate = Arc::clone(&self.gate);
+            let address = VirtualAddress {
+                ip: wanted.addr,
+                interface: wanted.interface.clone(),
+            };
+            let kept = find_interface(&address)
+                .and_then(|interface| AddressKeeper::start(&interface, wanted.addr, move || renewal(gate.remaining())));
+            match kept {
+                Ok(keeper) => self.addresses.push(keeper),
+                Err(error) => tracing::warn!(module = %self.module, %error, "virtual address not added"),
+            }
+        }
+    }
+
+    /// True when an address that should be here ran out, as after a lease that was lost and came back.
+    pub fn has_lost_addresses(&self) -> bool {
+        self.wants_addresses && self.addresses.iter().any(|keeper| !keeper.is_held())
+    }
+
+    /// Removes the virtual addresses before it returns.
+    pub fn drop_addresses(&mut self) {
+        self.wants_addresses = false;
+        for keeper in self.addresses.drain(..) {
+            keeper.drop_now();
+        }
+    }
+
+    /// Every acknowledged write on every copy that must have it, both synced.
+    ///
+    /// # Errors
+    /// The deadline passed.
+    pub async fn drain(&self, deadline: Duration) -> anyhow::Result<()> {
+        let primary = Arc::clone(&self.primary);
+        Ok(blocking(move || primary.drain(deadline)).await??)
+    }
+
+    /// Unmounts in order.
+    ///
+    /// # Errors
+    /// A process still holds the mount: it was ended the hard way.
+    pub async fn unmount(self) -> anyhow::Result<()> {
+        self.end(Unmount::Clean).await
+    }
+
+    /// No request is answered with success from now on.
+    pub fn fence(&self) {
+        self.gate.fence();
+        self.primary.fence();
+    }
+
+    /// Tears the mount down whoever uses it.
+    ///
+    /// # Errors
+    /// The kernel refused; the mount is dead all the same.
+    pub async fn abort(self) -> anyhow::Result<()> {
+        self.end(Unmount::Abort).await
+    }
+
+    async fn end(self, how: Unmount) -> anyhow::Result<()> {
+        let Leading { primary, tasks, .. } = self;
+        drop(tasks);
+        blocking(move || primary.stop(how)).await??;
+        Ok(())
+    }
+}
+
+/// Whether an address may live for another second. A renewal outlives the daemon that made it, so none is made when
+/// the rest of the right is too short for that; and none is kept when there is no right.
+fn renewal(right_left: Option<Duration>) -> Renewal {
+    match right_left {
+        None => Renewal::Drop,
+        Some(left) if left + DECLARED_AFTER_LEASE < EXPIRY_MAX => Renewal::Skip,
+        Some(_) => Renewal::Renew,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_renewal_outlives_the_right_by_more_than_the_voters_wait() {
+        let left = |ms| renewal(Some(Duration::from_millis(ms)));
+        assert_eq!(renewal(None), Renewal::Drop);
+        assert_eq!(left(0), Renewal::Skip);
+        assert_eq!(left(899), Renewal::Skip);
+        assert_eq!(left(900), Renewal::Renew);
+        assert_eq!(renewal(Some(Duration::MAX / 2)), Renewal::Renew);
+    }
+}

@@ -1,0 +1,746 @@
+//! One agent per module: compares what should run here with what runs, and does the one next step.
+//!
+//! The agent is one task that owns everything the module has on this server. Long steps (scripts) run beside it and come
+//! back as events, so that a lost right is acted on at once whatever a script does.
+
+mod leading;
+pub mod open_addition;
+mod partnership;
+mod report;
+mod scripts;
+mod warden;
+
+pub use partnership::peer_of;
+pub use report::Report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, ServerId, StepDownReason, Wanted};
+use fs_mirror::{Copy, CopyConfig, Hello, Link, RefusalReason, Secondary, SecondaryEvent};
+use module::Configuration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::core::goal::{Goal, Wishes, goal, may_take_over};
+use crate::core::plan::{Running, Stage, Step, next_step};
+use crate::core::right::{Right, Standing};
+use crate::member::Member;
+use crate::packages;
+use leading::{Leading, LeadingParts};
+use open_addition::OpenAddition;
+use scripts::{Application, ScriptEnd};
+
+/// Pause after a step that failed.
+const STEP_RETRY: Duration = Duration::from_millis(500);
+/// How long a proposal of the agent looks for a leader before the situation is looked at again.
+const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long draining may wait for the peer before it is dropped, which the partnership does by itself.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Starts that may fail before the module stops on this server.
+const START_FAILURES_MAX: u32 = 3;
+/// Requests that may wait for the agent.
+const REQUESTS_MAX: usize = 64;
+
+/// What others ask of an agent.
+pub enum Request {
+    /// Hand over to the in-sync secondary.
+    Swap {
+        /// Told when the role has moved, or why not.
+        done: oneshot::Sender<Result<Epoch, SwapRefused>>,
+    },
+    /// Stop and start the application here.
+    Restart {
+        /// Told when it was started again.
+        done: oneshot::Sender<Result<(), RestartRefused>>,
+    },
+    /// The daemon stops: end the application in order, let the other server lead.
+    Leave {
+        /// Told when nothing of the module runs here any more.
+        done: oneshot::Sender<()>,
+    },
+    /// The primary opened its stream to this copy.
+    Session {
+        /// The connection; the hello was read from it.
+        link: Link,
+        /// What the primary said.
+        hello: Hello,
+    },
+}
+
+/// Why a switchover was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapRefused {
+    /// Only a primary can hand over.
+    #[error("this server is not the primary of the module")]
+    NotPrimary,
+    /// Nobody could take over without losing writes.
+    #[error("no secondary is in sync")]
+    NoSecondary,
+    /// The role moved, or the application came back here, before the switchover was committed.
+    #[error("the role changed before the switchover was committed")]
+    Overtaken,
+}
+
+/// Why the application was not restarted.
+#[derive(Debug, thiserror::Error)]
+pub enum RestartRefused {
+    /// Only where it runs.
+    #[error("the application does not run on this server")]
+    NotServing,
+    /// The stop or start script failed; the module's log has its output.
+    #[error("the application could not be restarted; see the log of the module")]
+    Failed,
+}
+
+/// How to talk to an agent.
+#[derive(Clone)]
+pub struct AgentHandle {
+    requests: mpsc::Sender<Request>,
+    report: watch::Receiver<Report>,
+}
+
+impl AgentHandle {
+    /// Hands a request to the agent; false when the agent has ended or is too busy.
+    pub fn ask(&self, request: Request) -> bool {
+        self.requests.try_send(request).is_ok()
+    }
+
+    /// What the agent last said of the module on this server.
+    pub fn report(&self) -> watch::Receiver<Report> {
+        self.report.clone()
+    }
+}
+
+/// Starts the agent of `module`; it ends when the module is uninstalled.
+pub fn start(member: Arc<Member>, module: ModuleName) -> AgentHandle {
+    let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+    let (report, reported) = watch::channel(Report::default());
+    tokio::spawn(run(member, module, incoming, report));
+    AgentHandle {
+        requests,
+        report: reported,
+    }
+}
+
+async fn run(
+    member: Arc<Member>,
+    module: ModuleName,
+    requests: mpsc::Receiver<Request>,
+    report: watch::Sender<Report>,
+) {
+    loop {
+        let prepared = Installed::prepare(&member, &module).await;
+        match prepared {
+            Ok(Some(installed)) => {
+                tracing::info!(module = %module, directory = %installed.directory.display(), "module ready on this server");
+                Agent::new(member, module, installed, requests, report).run().await;
+                return;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                let text = format!("{:#}", anyhow::Error::new(error));
+                if report.borrow().trouble.as_deref() != Some(&text) {
+                    tracing::warn!(module = %module, "not ready on this server: {text}");
+                }
+                report.send_modify(|report| report.trouble = Some(text));
+            }
+        }
+        tokio::time::sleep(STEP_RETRY).await;
+    }
+}
+
+/// Why a module cannot run on this server for now.
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error("package")]
+    Package(#[from] packages::PackageError),
+    #[error("replicated directory")]
+    Copy(#[from] fs_mirror::OpenError),
+    #[error("state directory")]
+    State(#[from] std::io::Error),
+    #[error("virtual address")]
+    Address(#[from] crate::shell::addresses::AddressError),
+    #[error("control group")]
+    Cgroup(#[from] crate::shell::cgroup::CgroupError),
+}
+
+/// A module as it lies on this server: unpacked, its directory open, nothing left over from an earlier daemon.
+struct Installed {
+    configuration: Configuration,
+    directory: PathBuf,
+    copy: Arc<Copy>,
+    addition: Arc<OpenAddition>,
+    application: Application,
+}
+
+impl Installed {
+    /// `None` when the module is not installed any more.
+    async fn prepare(member: &Arc<Member>, module: &ModuleName) -> Result<Option<Installed>, NotReady> {
+        let state = member.state();
+        let Some(record) = state.modules.get(module) else {
+            return Ok(None);
+        };
+        let module_dir = member.module_dir(module)?;
+        let (package, unpacked) = packages::unpacked(member, module, &record.package).await?;
+        let configuration = package.configuration().clone();
+        let directory = configuration.rfs.directories.first().cloned().unwrap_or_default();
+        let application = Application::new(member, module, &configuration, &unpacked, &directory)?;
+        application.end_leftovers().await?;
+        std::fs::create_dir_all(member.paths.scripts(module))?;
+        crate::shell::addresses::remove_leftovers(&configuration.addresses())?;
+        let config = CopyConfig {
+            module: module.to_string(),
+            directory: directory.clone(),
+            state_dir: module_dir.clone(),
+        };
+        Ok(Some(Installed {
+            configuration,
+            copy: Copy::open(config)?,
+            addition: Arc::new(OpenAddition::load(&module_dir)?),
+            application,
+            directory,
+        }))
+    }
+}
+
+/// What the module has on this server.
+enum Local {
+    Nothing,
+    Following(Secondary),
+    Leading(Leading),
+}
+
+impl Local {
+    fn running(&self) -> Running {
+        match self {
+            Local::Nothing => Running::Nothing,
+            Local::Following(_) => Running::Following,
+            Local::Leading(leading) => Running::Leading(leading.stage()),
+        }
+    }
+}
+
+struct Agent {
+    member: Arc<Member>,
+    module: ModuleName,
+    installed: Installed,
+    requests: mpsc::Receiver<Request>,
+    report: watch::Sender<Report>,
+    local: Local,
+    fresh: watch::Receiver<bool>,
+    swap: Option<(Epoch, oneshot::Sender<Result<Epoch, SwapRefused>>)>,
+    restart: Option<oneshot::Sender<Result<(), RestartRefused>>>,
+    leaving: Option<oneshot::Sender<()>>,
+    right_lost_at: Option<Instant>,
+    start_failures: u32,
+    not_before: Instant,
+}
+
+impl Agent {
+    fn new(
+        member: Arc<Member>,
+        module: ModuleName,
+        installed: Installed,
+        requests: mpsc::Receiver<Request>,
+        report: watch::Sender<Report>,
+    ) -> Self {
+        Self {
+            fresh: member.fresh(),
+            member,
+            module,
+            installed,
+            requests,
+            report,
+            local: Local::Nothing,
+            swap: None,
+            restart: None,
+            leaving: None,
+            right_lost_at: None,
+            start_failures: 0,
+            not_before: Instant::now(),
+        }
+    }
+
+    /// Until the module is uninstalled: look, do one step, look again; wait when there is nothing to do.
+    async fn run(mut self) {
+        let mut applied = self.member.consensus.watch();
+        let mut lease = self.member.consensus.lease().changed();
+        loop {
+            applied.borrow_and_update();
+            lease.borrow_and_update();
+            let record = self.record();
+            self.watch_right(record.as_ref());
+            self.end_wishes(record.as_ref());
+            let goal = self.goal(record.as_ref());
+            self.publish(record.as_ref(), goal);
+            if self.has_left(record.as_ref()) {
+                return;
+            }
+            if record.is_none() && matches!(self.local, Local::Nothing) {
+                self.remove().await;
+                return;
+            }
+            if Instant::now() >= self.not_before && self.act(record.as_ref(), goal).await {
+                continue;
+            }
+            let wake_at = self.wake_at();
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                changed = lease.changed() => if changed.is_err() { return },
+                changed = self.fresh.changed() => if changed.is_err() { return },
+                request = self.requests.recv() => match request {
+                    Some(request) => self.on_request(request),
+                    None => return,
+                },
+                end = self.installed.application.ended() => self.on_script_end(end),
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    fn record(&self) -> Option<MirrorRecord> {
+        self.member.state().modules.get(&self.module).cloned()
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            me: self.member.id(),
+            is_fresh: *self.fresh.borrow(),
+            addition_open: self.installed.addition.epoch(),
+        }
+    }
+
+    fn goal(&self, record: Option<&MirrorRecord>) -> Goal {
+        let patience = self.member.lease_length();
+        let wishes = Wishes {
+            is_leaving: self.leaving.is_some(),
+            swap_at: self.swap.as_ref().map(|(epoch, _)| *epoch),
+            is_right_overdue: match (&self.local, self.right_lost_at) {
+                (_, None) => false,
+                (Local::Leading(_), Some(lost_at)) => lost_at.elapsed() >= patience,
+                (Local::Nothing | Local::Following(_), Some(_)) => true,
+            },
+        };
+        let is_leading = matches!(self.local, Local::Leading(_));
+        goal(&self.standing(), record, wishes, is_leading)
+    }
+
+    /// Notes since when the right has been missing although the record names this server.
+    fn watch_right(&mut self, record: Option<&MirrorRecord>) {
+        let right = record.map_or(Right::None, |record| self.standing().right(record));
+        let is_held = match right {
+            Right::None | Right::Forever => true,
+            Right::WhileLeased => self.member.lease_remaining().is_some(),
+        };
+        if is_held {
+            self.right_lost_at = None;
+        } else if self.right_lost_at.is_none() {
+            tracing::warn!(module = %self.module, "no lease from a majority: nothing is served until it returns");
+            self.right_lost_at = Some(Instant::now());
+        }
+    }
+
+    /// A wish belongs to one epoch.
+    fn end_wishes(&mut self, record: Option<&MirrorRecord>) {
+        let epoch = record.map(|record| record.epoch);
+        if let Some((at, done)) = self.swap.take_if(|(at, _)| Some(*at) != epoch) {
+            let moved = record.filter(|record| record.primary != Some(self.member.id()));
+            let answer = moved.map_or(Err(SwapRefused::Overtaken), |record| Ok(record.epoch));
+            tracing::info!(module = %self.module, "the switchover asked for at epoch {at} has ended");
+            if done.send(answer).is_err() {
+                tracing::debug!(module = %self.module, "nobody waits for the switchover any more");
+            }
+        }
+    }
+
+    /// Told to leave, and nothing runs here any more. A lone primary leaves without handing over: nobody else could
+    /// lead, and after a restart it leads again.
+    fn has_left(&mut self, record: Option<&MirrorRecord>) -> bool {
+        let me = self.member.id();
+        let must_hand_over = record.is_some_and(|record| record.primary == Some(me) && record.in_sync.len() > 1);
+        let has_left = matches!(self.local, Local::Nothing) && !must_hand_over;
+        if has_left && let Some(done) = self.leaving.take() {
+            return done.send(()).is_ok();
+        }
+        false
+    }
+
+    /// Does one thing; true when the situation should be looked at again at once.
+    async fn act(&mut self, record: Option<&MirrorRecord>, goal: Goal) -> bool {
+        if self.leaving.is_none()
+            && let Some(record) = record.filter(|record| may_take_over(&self.standing(), record))
+        {
+            return self.propose_take_over(record).await;
+        }
+        if let Some(failure) = self.disk_failure(record) {
+            return self.leave_failed_disk(record, &failure).await;
+        }
+        if self.is_paused(goal) {
+            return false;
+        }
+        if let Local::Leading(leading) = &mut self.local
+            && leading.has_lost_addresses()
+            && matches!(goal, Goal::Lead { .. })
+        {
+            leading.add_addresses(&self.installed.configuration);
+            return true;
+        }
+        match next_step(goal, self.local.running()) {
+            Some(step) => {
+                tracing::info!(module = %self.module, ?goal, ?step, "next step");
+                self.perform(step).await
+            }
+            None => false,
+        }
+    }
+
+    /// A script under way, or a right that may return: nothing but fencing goes on.
+    fn is_paused(&self, goal: Goal) -> bool {
+        let is_leading = matches!(self.local, Local::Leading(_));
+        let must_fence = matches!(goal, Goal::Fence | Goal::Down | Goal::Follow) && is_leading;
+        !must_fence && (self.installed.application.is_busy() || self.right_lost_at.is_some() && is_leading)
+    }
+
+    async fn perform(&mut self, step: Step) -> bool {
+        let outcome = match step {
+            Step::StartFollowing => self.start_following().await,
+            Step::StopFollowing => self.stop_following().await,
+            Step::MountPrimary { epoch, peer_in_sync } => self.mount_primary(epoch, peer_in_sync).await,
+            Step::AddAddresses => self.add_addresses(),
+            Step::StartApplication => self.start_application(),
+            Step::StopApplication => self.stop_application(),
+            Step::DropAddresses => self.drop_addresses(),
+            Step::DrainAndUnmount => self.drain_and_unmount().await,
+            Step::ProposeHandOver { epoch, to } => self.propose_hand_over(epoch, to).await,
+            Step::Fence => self.fence().await,
+        };
+        match outcome {
+            Ok(()) => {
+                self.report.send_modify(|report| report.trouble = None);
+                true
+            }
+            Err(error) => {
+                tracing::error!(module = %self.module, ?step, error = format!("{error:#}"), "step failed");
+                self.report.send_modify(|report| report.trouble = Some(format!("{error:#}")));
+                self.not_before = Instant::now() + STEP_RETRY;
+                false
+            }
+        }
+    }
+
+    async fn start_following(&mut self) -> anyhow::Result<()> {
+        let copy = Arc::clone(&self.installed.copy);
+        let module = self.module.clone();
+        let report = move |event: SecondaryEvent| tracing::info!(%module, ?event, "secondary");
+        let secondary = blocking(move || Secondary::start(copy, Box::new(report))).await??;
+        self.local = Local::Following(secondary);
+        Ok(())
+    }
+
+    async fn stop_following(&mut self) -> anyhow::Result<()> {
+        if let Local::Following(secondary) = std::mem::replace(&mut self.local, Local::Nothing) {
+            blocking(move || secondary.stop()).await??;
+        }
+        Ok(())
+    }
+
+    async fn mount_primary(&mut self, epoch: Epoch, peer_in_sync: bool) -> anyhow::Result<()> {
+        let parts = LeadingParts {
+            member: Arc::clone(&self.member),
+            module: self.module.clone(),
+            copy: Arc::clone(&self.installed.copy),
+            addition: Arc::clone(&self.installed.addition),
+            standing: self.standing(),
+        };
+        self.local = Local::Leading(Leading::mount(parts, epoch, peer_in_sync).await?);
+        Ok(())
+    }
+
+    fn add_addresses(&mut self) -> anyhow::Result<()> {
+        if let Local::Leading(leading) = &mut self.local {
+            leading.add_addresses(&self.installed.configuration);
+            leading.set_stage(Stage::Reachable);
+        }
+        Ok(())
+    }
+
+    fn start_application(&mut self) -> anyhow::Result<()> {
+        self.installed.application.start();
+        Ok(())
+    }
+
+    fn stop_application(&mut self) -> anyhow::Result<()> {
+        self.installed.application.stop();
+        Ok(())
+    }
+
+    fn drop_addresses(&mut self) -> anyhow::Result<()> {
+        if let Local::Leading(leading) = &mut self.local {
+            leading.drop_addresses();
+            leading.set_stage(Stage::Mounted);
+        }
+        Ok(())
+    }
+
+    /// Everything acknowledged by every copy that must have it, then the mount goes away. The partnership goes on until
+    /// then: it drops a peer that does not answer.
+    async fn drain_and_unmount(&mut self) -> anyhow::Result<()> {
+        if let Local::Leading(leading) = &self.local {
+            leading.drain(DRAIN_DEADLINE).await?;
+        }
+        if let Local::Leading(leading) = std::mem::replace(&mut self.local, Local::Nothing) {
+            leading.unmount().await?;
+        }
+        Ok(())
+    }
+
+    async fn propose_hand_over(&mut self, epoch: Epoch, to: Option<ServerId>) -> anyhow::Result<()> {
+        let command = match to {
+            Some(to) => Command::Switchover {
+                module: self.module.clone(),
+                epoch,
+                from: self.member.id(),
+                to,
+            },
+            None => Command::StepDown {
+                module: self.module.clone(),
+                epoch,
+                server: self.member.id(),
+                reason: StepDownReason::Stopped,
+            },
+        };
+        self.propose(command, "application stopped, drained, unmounted").await
+    }
+
+    async fn propose_take_over(&mut self, record: &MirrorRecord) -> bool {
+        let command = Command::TakeOver {
+            module: self.module.clone(),
+            epoch: record.epoch,
+            server: self.member.id(),
+        };
+        match self.propose(command, "started, in sync, and there is no primary").await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(module = %self.module, error = format!("{error:#}"), "not the new primary");
+                self.not_before = Instant::now() + STEP_RETRY;
+                false
+            }
+        }
+    }
+
+    /// Commits, then waits until this server has applied it: the next look must not see the old record.
+    async fn propose(&self, command: Command, evidence: &str) -> anyhow::Result<()> {
+        let mut applied = self.member.consensus.watch();
+        let epoch = self.record().map(|record| record.epoch);
+        let proposal = self.member.proposal(command, evidence);
+        self.member.consensus.propose(proposal, PROPOSAL_DEADLINE).await?;
+        let moved = applied.wait_for(|applied| applied.state.modules.get(&self.module).map(|record| record.epoch) != epoch);
+        tokio::time::timeout(PROPOSAL_DEADLINE, moved).await??;
+        Ok(())
+    }
+
+    /// The ladder of R8. Every rung is bounded, and the next one does not depend on the one before.
+    async fn fence(&mut self) -> anyhow::Result<()> {
+        let Local::Leading(mut leading) = std::mem::replace(&mut self.local, Local::Nothing) else {
+            return Ok(());
+        };
+        tracing::warn!(module = %self.module, "fencing: this server may not act as primary any more");
+        leading.fence();
+        leading.drop_addresses();
+        self.installed.application.kill().await;
+        leading.abort().await
+    }
+
+    /// Why this primary's own copy cannot be trusted any more, when another copy can take over (R11).
+    fn disk_failure(&self, record: Option<&MirrorRecord>) -> Option<String> {
+        let Local::Leading(leading) = &self.local else {
+            return None;
+        };
+        record.filter(|record| record.in_sync.len() > 1)?;
+        leading.disk_failure()
+    }
+
+    /// A failed write or sync is never retried into health: everything ends here, and the in-sync secondary leads.
+    async fn leave_failed_disk(&mut self, record: Option<&MirrorRecord>, failure: &str) -> bool {
+        let Some(epoch) = record.map(|record| record.epoch) else {
+            return false;
+        };
+        if let Err(error) = self.fence().await {
+            tracing::error!(module = %self.module, error = format!("{error:#}"), "fencing after a disk failure");
+        }
+        let command = Command::StepDown {
+            module: self.module.clone(),
+            epoch,
+            server: self.member.id(),
+            reason: StepDownReason::DiskFailed,
+        };
+        if let Err(error) = self.propose(command, failure).await {
+            tracing::error!(module = %self.module, error = format!("{error:#}"), "not stepped down yet");
+        }
+        true
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Swap { done } => self.on_swap(done),
+            Request::Restart { done } => self.on_restart(done),
+            Request::Leave { done } => self.leaving = Some(done),
+            Request::Session { link, hello } => self.on_session(link, &hello),
+        }
+    }
+
+    fn on_swap(&mut self, done: oneshot::Sender<Result<Epoch, SwapRefused>>) {
+        let me = self.member.id();
+        let refused = match self.record() {
+            Some(record) if record.primary != Some(me) => SwapRefused::NotPrimary,
+            Some(record) if record.in_sync.len() < 2 => SwapRefused::NoSecondary,
+            Some(record) => {
+                self.swap = Some((record.epoch, done));
+                return;
+            }
+            None => SwapRefused::NotPrimary,
+        };
+        if done.send(Err(refused)).is_err() {
+            tracing::debug!(module = %self.module, "nobody waits for the switchover any more");
+        }
+    }
+
+    fn on_restart(&mut self, done: oneshot::Sender<Result<(), RestartRefused>>) {
+        match &self.local {
+            Local::Leading(leading) if leading.stage() == Stage::Serving && !self.installed.application.is_busy() => {
+                self.restart = Some(done);
+                self.installed.application.stop();
+            }
+            Local::Leading(_) | Local::Following(_) | Local::Nothing => {
+                if done.send(Err(RestartRefused::NotServing)).is_err() {
+                    tracing::debug!(module = %self.module, "nobody waits for the restart any more");
+                }
+            }
+        }
+    }
+
+    /// Blocks for one small write and the persisting of an epoch.
+    fn on_session(&mut self, link: Link, hello: &Hello) {
+        let me = self.member.id();
+        let is_credible = !hello.in_sync || self.record().is_some_and(|record| is_in_step(&record, hello, me));
+        let answered = match &self.local {
+            Local::Following(secondary) if is_credible => {
+                tokio::task::block_in_place(|| secondary.accept(link, hello)).map_err(anyhow::Error::new)
+            }
+            Local::Following(_) | Local::Nothing | Local::Leading(_) => {
+                tokio::task::block_in_place(|| link.refuse(RefusalReason::NotSecondary)).map_err(anyhow::Error::new)
+            }
+        };
+        match answered {
+            Ok(()) => tracing::info!(module = %self.module, from = hello.from, "answered the primary's stream"),
+            Err(error) => tracing::info!(module = %self.module, error = format!("{error:#}"), "no session"),
+        }
+    }
+
+    fn on_script_end(&mut self, end: ScriptEnd) {
+        match end {
+            ScriptEnd::Started => {
+                self.start_failures = 0;
+                if let Local::Leading(leading) = &mut self.local {
+                    leading.set_stage(Stage::Serving);
+                }
+                self.answer_restart(Ok(()));
+            }
+            ScriptEnd::StartFailed(why) => self.on_start_failed(&why),
+            ScriptEnd::Stopped => {
+                if let Local::Leading(leading) = &mut self.local {
+                    leading.set_stage(Stage::Reachable);
+                }
+            }
+        }
+    }
+
+    /// Tries again a few times, then gives the module to the other server or stops it.
+    fn on_start_failed(&mut self, why: &str) {
+        self.start_failures += 1;
+        tracing::error!(module = %self.module, failures = self.start_failures, "start_prim failed: {why}");
+        self.report.send_modify(|report| report.trouble = Some(format!("start_prim failed: {why}")));
+        self.answer_restart(Err(RestartRefused::Failed));
+        self.installed.application.stop();
+        self.not_before = Instant::now() + STEP_RETRY;
+        if self.start_failures >= START_FAILURES_MAX {
+            self.start_failures = 0;
+            self.give_up();
+        }
+    }
+
+    fn give_up(&self) {
+        let member = Arc::clone(&self.member);
+        let command = Command::SetWanted {
+            module: self.module.clone(),
+            server: member.id(),
+            wanted: Wanted::Stopped,
+        };
+        let proposal = member.proposal(command, "the application failed to start several times in a row");
+        tokio::spawn(async move {
+            if let Err(error) = member.consensus.propose(proposal, PROPOSAL_DEADLINE).await {
+                tracing::error!(%error, "failed to stop a module whose application does not start");
+            }
+        });
+    }
+
+    fn answer_restart(&mut self, answer: Result<(), RestartRefused>) {
+        if let Some(done) = self.restart.take()
+            && done.send(answer).is_err()
+        {
+            tracing::debug!(module = %self.module, "nobody waits for the restart any more");
+        }
+    }
+
+    /// When to look again although nothing was heard.
+    fn wake_at(&self) -> Instant {
+        let look_again = Instant::now() + Duration::from_millis(500);
+        let patience_ends = self.right_lost_at.map(|lost_at| lost_at + self.member.lease_length());
+        let lease_ends = self.member.lease_remaining().map(|left| Instant::now() + left);
+        [Some(self.not_before), patience_ends, lease_ends]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > Instant::now())
+            .fold(look_again, Instant::min)
+    }
+
+    /// The module is gone from the cluster: nothing of it stays but the data.
+    async fn remove(&self) {
+        let dir = self.member.paths.module(&self.module);
+        if let Err(error) = tokio::fs::remove_dir_all(&dir).await {
+            tracing::warn!(module = %self.module, %error, "failed to remove {}", dir.display());
+        }
+        tracing::info!(module = %self.module, "module removed from this server");
+    }
+
+    fn publish(&self, record: Option<&MirrorRecord>, goal: Goal) {
+        let progress = match &self.local {
+            Local::Leading(leading) => Some(leading.progress()),
+            Local::Following(_) | Local::Nothing => None,
+        };
+        let running = self.local.running();
+        let right_is_lost = self.right_lost_at.is_some();
+        self.report.send_modify(|report| {
+            report.running = running;
+            report.is_leaving = matches!(goal, Goal::HandOver { .. } | Goal::Fence);
+            report.right_is_lost = right_is_lost;
+            report.resync = progress;
+            report.epoch = record.map(|record| record.epoch);
+            report.at = Instant::now();
+        });
+    }
+}
+
+/// The primary's claim that both copies are identical, checked against what is committed.
+fn is_in_step(record: &MirrorRecord, hello: &Hello, me: ServerId) -> bool {
+    record.epoch.0 == hello.epoch.0
+        && record.identical
+        && record.in_sync.contains(&me)
+        && record.primary.is_some_and(|primary| primary.0 == hello.from)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    Ok(tokio::task::spawn_blocking(work).await?)
+}

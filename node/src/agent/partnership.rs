@@ -1,0 +1,253 @@
+//! A primary and its peer: the stream between them, and the proposals that move the peer in and out of the in-sync set.
+//!
+//! One task for one tenure. It is the only one that proposes `DropSecondary` (R4) and `AddSecondary` (R10), and the
+//! only one that tells the mounted copy which record counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::ProposeError;
+use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, ServerId, Wanted};
+use fs_mirror::{Hello, Primary, PrimaryEvent};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::open_addition::OpenAddition;
+use super::warden::Warden;
+use crate::member::Member;
+
+/// How long a proposal may look for a leader before the situation is looked at again.
+const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the first session after a switchover may take before the peer is dropped and reintegrated instead.
+const HANDOVER_SESSION_MAX: Duration = Duration::from_secs(2);
+/// How long reaching lock-step may take once every block was compared.
+const HOLD_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two attempts to reach a peer that takes over the other half of a switchover.
+const HANDOVER_RETRY: Duration = Duration::from_millis(30);
+/// Pause between two attempts to reach a peer that has to be reintegrated.
+const ATTACH_RETRY: Duration = Duration::from_millis(300);
+
+/// What one tenure's partnership works with.
+pub struct Partnership {
+    /// The daemon.
+    pub member: Arc<Member>,
+    /// The module.
+    pub module: ModuleName,
+    /// The mounted copy.
+    pub primary: Arc<Primary>,
+    /// The note of a proposed addition.
+    pub addition: Arc<OpenAddition>,
+    /// Sets the gate.
+    pub warden: Arc<Warden>,
+    /// What the mounted copy reports.
+    pub events: mpsc::UnboundedReceiver<PrimaryEvent>,
+    /// Tells the agent that the local disk failed (R11).
+    pub disk_failed: watch::Sender<Option<String>>,
+}
+
+/// The stream to the peer, as far as this task knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Session {
+    /// None; the next attempt is due at this time.
+    None { retry_at: Instant },
+    /// Attached; catching up or in lock-step.
+    Attached { id: u64 },
+    /// Attached, and every block is the same: the addition has to be proposed at this epoch.
+    CaughtUp { id: u64 },
+}
+
+impl Partnership {
+    /// Works until this server is not the primary any more, or the task is ended.
+    pub async fn run(mut self) {
+        let started = Instant::now();
+        let mut applied = self.member.consensus.watch();
+        let mut session = Session::None { retry_at: started };
+        let mut adopted = None;
+        loop {
+            applied.borrow_and_update();
+            while let Ok(event) = self.events.try_recv() {
+                session = self.on_event(event, session);
+            }
+            let Some(record) = self.record() else { return };
+            self.adopt(&record, &mut adopted);
+            let peer = peer_of(&record, self.member.id());
+            let is_named = record.in_sync.contains(&peer);
+            let may_have_been_added = self.addition.epoch() == Some(record.epoch);
+            match session {
+                Session::None { retry_at } if Instant::now() >= retry_at => {
+                    let hands_over = record.identical && is_named && started.elapsed() < HANDOVER_SESSION_MAX;
+                    if hands_over || !(is_named || may_have_been_added) {
+                        session = self.attach(&record, peer, hands_over).await;
+                    } else {
+                        self.drop_peer(&record, peer).await;
+                    }
+                    continue;
+                }
+                Session::CaughtUp { id } if !is_named => {
+                    self.add_peer(&record, peer).await;
+                    session = Session::CaughtUp { id };
+                    continue;
+                }
+                Session::CaughtUp { id } => session = Session::Attached { id },
+                Session::None { .. } | Session::Attached { .. } => {}
+            }
+            let retry_at = match session {
+                Session::None { retry_at } => retry_at,
+                Session::Attached { .. } | Session::CaughtUp { .. } => Instant::now() + Duration::from_secs(3600),
+            };
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                event = self.events.recv() => match event {
+                    Some(event) => session = self.on_event(event, session),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(retry_at) => {}
+            }
+        }
+    }
+
+    /// The record, as long as this server is its primary.
+    fn record(&self) -> Option<MirrorRecord> {
+        let state = self.member.consensus.state();
+        let record = state.modules.get(&self.module)?;
+        (record.primary == Some(self.member.id())).then(|| record.clone())
+    }
+
+    fn adopt(&self, record: &MirrorRecord, adopted: &mut Option<Epoch>) {
+        if *adopted == Some(record.epoch) {
+            return;
+        }
+        let peer_in_sync = record.in_sync.len() > 1;
+        match self.primary.set_record(fs_mirror::Epoch(record.epoch.0), peer_in_sync) {
+            Ok(()) => *adopted = Some(record.epoch),
+            Err(error) => tracing::error!(module = %self.module, %error, "failed to adopt epoch {}", record.epoch),
+        }
+    }
+
+    fn on_event(&self, event: PrimaryEvent, session: Session) -> Session {
+        match event {
+            PrimaryEvent::SessionLost { session: lost, cause } => match session {
+                Session::Attached { id } | Session::CaughtUp { id } if id == lost => {
+                    tracing::info!(module = %self.module, %cause, "the stream to the secondary ended");
+                    Session::None { retry_at: Instant::now() }
+                }
+                Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => session,
+            },
+            PrimaryEvent::Resynced { session: id, bytes_total, bytes_sent, took } => {
+                tracing::info!(module = %self.module, bytes_total, bytes_sent, ?took, "the secondary has caught up");
+                match session {
+                    Session::Attached { id: current } if current == id => Session::CaughtUp { id },
+                    Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => session,
+                }
+            }
+            PrimaryEvent::LocalDiskFailed { operation, errno } => {
+                tracing::error!(module = %self.module, operation, errno, "the disk of this copy failed");
+                self.disk_failed.send_replace(Some(format!("{operation} failed with errno {errno}")));
+                session
+            }
+        }
+    }
+
+    /// Dials the peer and starts a session; in sync at once after a switchover, with a resync otherwise.
+    async fn attach(&self, record: &MirrorRecord, peer: ServerId, in_sync: bool) -> Session {
+        let id = self.member.next_session();
+        let retry = if in_sync { HANDOVER_RETRY } else { ATTACH_RETRY };
+        let failed = Session::None { retry_at: Instant::now() + retry };
+        if record.wanted_on(peer) != Wanted::Started {
+            return failed;
+        }
+        let hello = Hello {
+            module: self.module.to_string(),
+            from: self.member.id().0,
+            to: peer.0,
+            epoch: fs_mirror::Epoch(record.epoch.0),
+            session: id,
+            in_sync,
+        };
+        let link = match self.member.dial_mirror(peer).await {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::debug!(module = %self.module, %error, "cannot reach server {peer}");
+                return failed;
+            }
+        };
+        let primary = Arc::clone(&self.primary);
+        match tokio::task::spawn_blocking(move || primary.attach(link, hello)).await {
+            Ok(Ok(())) => {
+                tracing::info!(module = %self.module, peer = peer.0, in_sync, "attached the secondary");
+                Session::Attached { id }
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(module = %self.module, %error, "server {peer} did not take the stream");
+                failed
+            }
+            Err(error) => {
+                tracing::error!(module = %self.module, %error, "attaching the secondary panicked");
+                failed
+            }
+        }
+    }
+
+    /// R4: until this is applied, waiting writes stay unacknowledged. Repeated until some record newer than this one
+    /// is applied; Raft orders it against the peer's promotion.
+    async fn drop_peer(&self, record: &MirrorRecord, peer: ServerId) {
+        let command = Command::DropSecondary {
+            module: self.module.clone(),
+            epoch: record.epoch,
+            primary: self.member.id(),
+            server: peer,
+        };
+        self.propose(command, "the stream to the secondary is down").await;
+    }
+
+    /// R10, and the first half of R6: the note is durable and the gate obeys both records before the proposal leaves.
+    async fn add_peer(&self, record: &MirrorRecord, peer: ServerId) {
+        let primary = Arc::clone(&self.primary);
+        let held = tokio::task::spawn_blocking(move || primary.hold_for_addition(HOLD_PATIENCE)).await;
+        if let Err(error) = held.map_err(anyhow::Error::new).and_then(|held| held.map_err(anyhow::Error::new)) {
+            tracing::warn!(module = %self.module, %error, "the secondary is not in lock-step; not proposed");
+            self.wait_for_news().await;
+            return;
+        }
+        if let Err(error) = self.addition.open(record.epoch) {
+            tracing::error!(module = %self.module, %error, "failed to note the addition; not proposed");
+            self.wait_for_news().await;
+            return;
+        }
+        self.warden.adjust(&self.member.consensus.lease());
+        let command = Command::AddSecondary {
+            module: self.module.clone(),
+            epoch: record.epoch,
+            primary: self.member.id(),
+            server: peer,
+        };
+        self.propose(command, "every directory listed, every block compared, in lock-step").await;
+    }
+
+    async fn propose(&self, command: Command, evidence: &str) {
+        let proposal = self.member.proposal(command, evidence);
+        match self.member.consensus.propose(proposal, PROPOSAL_DEADLINE).await {
+            Ok(_) => {}
+            Err(ProposeError::Rejected(rejection)) => {
+                tracing::info!(module = %self.module, %rejection, "the record had moved on");
+                self.wait_for_news().await;
+            }
+            Err(error) => tracing::warn!(module = %self.module, %error, "proposal not committed yet"),
+        }
+    }
+
+    /// A rejection speaks of a record that is not applied here yet.
+    async fn wait_for_news(&self) {
+        let mut applied = self.member.consensus.watch();
+        let news = tokio::time::timeout(ATTACH_RETRY, applied.changed()).await;
+        if news.is_err() {
+            tracing::debug!(module = %self.module, "no newer record yet");
+        }
+    }
+}
+
+/// The other server of the module.
+pub fn peer_of(record: &MirrorRecord, me: ServerId) -> ServerId {
+    let [first, second] = record.servers;
+    if first == me { second } else { first }
+}

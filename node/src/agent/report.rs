@@ -1,0 +1,124 @@
+//! What an agent says of its module on this server, and how people read it.
+
+use consensus::state::{Epoch, MirrorRecord, ServerId, Wanted};
+use fs_mirror::Progress;
+use tokio::time::Instant;
+
+use api::v1::{ModuleState, Quality};
+
+use crate::core::plan::{Running, Stage};
+
+/// The facts an agent publishes after each look.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What runs here.
+    pub running: Running,
+    /// On the way out: handing over, or being fenced.
+    pub is_leaving: bool,
+    /// The record names this server, but its lease has run out.
+    pub right_is_lost: bool,
+    /// Why the last step failed; `None` when nothing is wrong.
+    pub trouble: Option<String>,
+    /// The running or last reintegration of the peer, on a primary.
+    pub resync: Option<Progress>,
+    /// The epoch the agent has seen.
+    pub epoch: Option<Epoch>,
+    /// When this was written.
+    pub at: Instant,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            running: Running::Nothing,
+            is_leaving: false,
+            right_is_lost: false,
+            trouble: None,
+            resync: None,
+            epoch: None,
+            at: Instant::now(),
+        }
+    }
+}
+
+/// What people are shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// STOP, WAIT, ALONE, PRIM, SECOND.
+    pub state: ModuleState,
+    /// Green, orange, red.
+    pub quality: Quality,
+    /// The second label.
+    pub detail: String,
+}
+
+impl Report {
+    /// The state shown to people for server `me`; `name` tells servers' names, `is_down` whether one is known dead.
+    pub fn shown(
+        &self,
+        record: Option<&MirrorRecord>,
+        me: ServerId,
+        name: impl Fn(ServerId) -> String,
+        is_down: impl Fn(ServerId) -> bool,
+    ) -> Shown {
+        let (state, quality, detail) = match (self.running, record) {
+            (_, None) => (ModuleState::Stop, Quality::NotReady, "not installed".to_owned()),
+            (Running::Leading(stage), Some(record)) => self.leading(stage, record),
+            (Running::Following, Some(record)) => following(record, me, name, is_down),
+            (Running::Nothing, Some(record)) => match record.wanted_on(me) {
+                Wanted::Stopped => (ModuleState::Stop, Quality::NotReady, "stopped".to_owned()),
+                Wanted::Started => (ModuleState::Wait, Quality::Transient, "starting".to_owned()),
+            },
+        };
+        match &self.trouble {
+            None => Shown { state, quality, detail },
+            Some(trouble) => Shown {
+                state,
+                quality: Quality::NotReady,
+                detail: trouble.clone(),
+            },
+        }
+    }
+
+    fn leading(&self, stage: Stage, record: &MirrorRecord) -> (ModuleState, Quality, String) {
+        let is_alone = record.in_sync.len() < 2;
+        let state = if is_alone { ModuleState::Alone } else { ModuleState::Prim };
+        let (quality, detail) = match stage {
+            _ if self.right_is_lost => (Quality::NotReady, "no lease from a majority: serves nothing until it returns"),
+            _ if self.is_leaving => (Quality::Transient, "stopping"),
+            Stage::Mounted | Stage::Reachable => (Quality::Transient, "starting the application"),
+            Stage::Serving if is_alone => (Quality::Ready, "the only copy in sync"),
+            Stage::Serving => (Quality::Ready, "up to date"),
+        };
+        (state, quality, detail.to_owned())
+    }
+}
+
+fn following(
+    record: &MirrorRecord,
+    me: ServerId,
+    name: impl Fn(ServerId) -> String,
+    is_down: impl Fn(ServerId) -> bool,
+) -> (ModuleState, Quality, String) {
+    let holds = record.in_sync.contains(&me);
+    match record.primary {
+        Some(primary) if primary == me => (ModuleState::Wait, Quality::Transient, "taking over".to_owned()),
+        Some(_) if holds => (ModuleState::Second, Quality::Ready, "up to date".to_owned()),
+        Some(primary) if is_down(primary) => (ModuleState::Wait, Quality::NotReady, waits_for(&[primary], name)),
+        Some(_) => (ModuleState::Second, Quality::Transient, "not up to date".to_owned()),
+        None if record.in_sync.is_empty() => {
+            let detail = "no copy was declared the good one yet: skcli module prim".to_owned();
+            (ModuleState::Wait, Quality::NotReady, detail)
+        }
+        None if holds => (ModuleState::Wait, Quality::Transient, "up to date, about to lead".to_owned()),
+        None => {
+            let holders: Vec<_> = record.in_sync.iter().copied().collect();
+            (ModuleState::Wait, Quality::NotReady, waits_for(&holders, name))
+        }
+    }
+}
+
+fn waits_for(holders: &[ServerId], name: impl Fn(ServerId) -> String) -> String {
+    let names: Vec<String> = holders.iter().map(|holder| name(*holder)).collect();
+    format!("waits for {}: it holds the newest copy", names.join(" or "))
+}

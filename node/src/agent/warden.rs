@@ -1,0 +1,68 @@
+//! Keeps the gate of a primary in step with its right to serve.
+//!
+//! The gate closes by itself when its time is up, whatever this task does: a frozen or starved daemon serves nothing.
+
+use std::sync::Arc;
+
+use consensus::liveness::BootTime;
+use consensus::state::ModuleName;
+use consensus::{Consensus, Lease};
+use fs_mirror::Gate;
+
+use super::open_addition::OpenAddition;
+use crate::core::right::{Right, Standing};
+
+/// Opens and closes the gate of one primary.
+pub struct Warden {
+    /// Where records are applied.
+    pub consensus: Consensus,
+    /// The module.
+    pub module: ModuleName,
+    /// What this daemon knows beside the record; the addition is read anew each time.
+    pub standing: Standing,
+    /// The note of a proposed addition.
+    pub addition: Arc<OpenAddition>,
+    /// What it opens and closes.
+    pub gate: Arc<Gate>,
+}
+
+impl Warden {
+    /// Follows lease and records until the task is ended; then the gate runs out by itself or is fenced.
+    pub async fn run(self: Arc<Self>) {
+        let lease = self.consensus.lease();
+        let mut lease_changed = lease.changed();
+        let mut applied = self.consensus.watch();
+        loop {
+            self.adjust(&lease);
+            let ended = tokio::select! {
+                changed = lease_changed.changed() => changed.is_err(),
+                changed = applied.changed() => changed.is_err(),
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Sets the gate to what is right now. Also called before an addition is proposed, so that no write is
+    /// acknowledged on the old right after the proposal has left.
+    pub fn adjust(&self, lease: &Lease) {
+        let state = self.consensus.state();
+        let standing = Standing {
+            addition_open: self.addition.epoch(),
+            ..self.standing
+        };
+        let right = state
+            .modules
+            .get(&self.module)
+            .map_or(Right::None, |record| standing.right(record));
+        match right {
+            Right::None => self.gate.close(),
+            Right::Forever => self.gate.set_forever(),
+            Right::WhileLeased => {
+                let BootTime(until) = lease.valid_until();
+                self.gate.set_until(until);
+            }
+        }
+    }
+}

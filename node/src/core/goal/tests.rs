@@ -1,0 +1,109 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use consensus::state::{AckMode, EventId, PackageHash};
+
+use super::*;
+
+const ME: ServerId = ServerId(1);
+const PEER: ServerId = ServerId(2);
+
+/// A record of a module of servers 1 and 2, both wanted started.
+pub(crate) fn record(epoch: u64, primary: Option<ServerId>, in_sync: &[ServerId]) -> MirrorRecord {
+    MirrorRecord {
+        name: "test".parse().expect("a valid name"),
+        servers: [ME, PEER],
+        epoch: Epoch(epoch),
+        primary,
+        in_sync: in_sync.iter().copied().collect::<BTreeSet<_>>(),
+        wanted: BTreeMap::from([(ME, Wanted::Started), (PEER, Wanted::Started)]),
+        ack: AckMode::Disk,
+        package: PackageHash([0; 32]),
+        directories: vec!["/srv/data".to_owned()],
+        addresses: Vec::new(),
+        identical: false,
+        received_only: BTreeSet::new(),
+        last_cause: EventId(0),
+    }
+}
+
+fn stopped(mut record: MirrorRecord, server: ServerId) -> MirrorRecord {
+    record.wanted.insert(server, Wanted::Stopped);
+    record
+}
+
+const FRESH: Standing = Standing {
+    me: ME,
+    is_fresh: true,
+    addition_open: None,
+};
+const NO_WISH: Wishes = Wishes {
+    swap_at: None,
+    is_leaving: false,
+    is_right_overdue: false,
+};
+const OVERDUE: Wishes = Wishes {
+    swap_at: None,
+    is_leaving: false,
+    is_right_overdue: true,
+};
+
+#[test]
+fn goal_follows_record_and_wishes() {
+    let both = record(7, Some(ME), &[ME, PEER]);
+    let alone = record(7, Some(ME), &[ME]);
+    let theirs = record(7, Some(PEER), &[PEER]);
+    let swap = Wishes {
+        swap_at: Some(Epoch(7)),
+        ..NO_WISH
+    };
+    let old_swap = Wishes {
+        swap_at: Some(Epoch(6)),
+        ..NO_WISH
+    };
+    let leaving = Wishes {
+        is_leaving: true,
+        ..NO_WISH
+    };
+    let lead = |peer_in_sync| Goal::Lead {
+        epoch: Epoch(7),
+        peer_in_sync,
+    };
+    let hand_over = |to| Goal::HandOver { epoch: Epoch(7), to };
+    let table: [(Option<&MirrorRecord>, Wishes, bool, Goal); 16] = [
+        (None, NO_WISH, false, Goal::Down),
+        (None, NO_WISH, true, Goal::Fence),
+        (Some(&both), NO_WISH, false, lead(true)),
+        (Some(&alone), NO_WISH, true, lead(false)),
+        (Some(&both), swap, true, hand_over(Some(PEER))),
+        (Some(&both), old_swap, true, lead(true)),
+        (Some(&alone), swap, true, lead(false)),
+        (Some(&stopped(both.clone(), ME)), NO_WISH, true, hand_over(None)),
+        (Some(&theirs), NO_WISH, true, Goal::Fence),
+        (Some(&theirs), NO_WISH, false, Goal::Follow),
+        (Some(&stopped(theirs.clone(), ME)), NO_WISH, false, Goal::Down),
+        (Some(&both), OVERDUE, true, Goal::Fence),
+        (Some(&both), OVERDUE, false, Goal::Follow),
+        (Some(&alone), OVERDUE, true, lead(false)),
+        (Some(&both), leaving, true, hand_over(None)),
+        (Some(&theirs), leaving, false, Goal::Down),
+    ];
+    for (record, wishes, is_leading, expected) in table {
+        let found = goal(&FRESH, record, wishes, is_leading);
+        assert_eq!(found, expected, "{record:?} {wishes:?} leading={is_leading}");
+    }
+}
+
+#[test]
+fn only_a_fresh_wanted_holder_of_an_in_sync_copy_proposes_itself() {
+    let free = record(7, None, &[ME]);
+    let stale = Standing {
+        is_fresh: false,
+        ..FRESH
+    };
+    assert!(may_take_over(&FRESH, &free));
+    assert!(!may_take_over(&stale, &free));
+    assert!(!may_take_over(&FRESH, &stopped(free, ME)));
+    assert!(!may_take_over(&FRESH, &record(7, None, &[PEER])));
+    assert!(!may_take_over(&FRESH, &record(7, Some(PEER), &[ME])));
+    assert!(!may_take_over(&FRESH, &record(7, None, &[])), "first start: an operator says whose copy counts");
+}

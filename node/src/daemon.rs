@@ -1,0 +1,283 @@
+//! The daemon: idle until it belongs to a cluster, then a member with one agent per module.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use consensus::state::{Command, Incarnation, MemberKind, ModuleName, ServerId};
+use consensus::{Consensus, Options, Origin};
+use fs_mirror::replication::link::LinkError;
+use fs_mirror::{Link, RefusalReason};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use crate::agent::open_addition::replace_durably;
+use crate::agent::{self, AgentHandle, Request};
+use crate::listener::{ControlSocket, Listener, MemberDialer, MirrorConnection};
+use crate::member::Member;
+use crate::paths::Paths;
+use crate::security::{Identity, Security};
+use crate::services::{ClusterService, ModuleService, PeerService};
+
+/// How long a primary that opened a stream may take to say what it wants.
+const GREETING_MAX: Duration = Duration::from_secs(2);
+/// How long the applications may take to end when the daemon is asked to stop.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// One daemon.
+pub struct Daemon {
+    /// Where things are on disk.
+    pub paths: Paths,
+    /// Started as a witness: joins with a witness token only, runs no module.
+    pub is_witness: bool,
+    member: ArcSwapOption<Member>,
+    agents: Mutex<BTreeMap<ModuleName, AgentHandle>>,
+    stopping: watch::Sender<bool>,
+    // Held for its lock.
+    _lock: File,
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another daemon works on the same directory.
+    #[error("another sknode runs on {0}: stop it, or choose another --root")]
+    Running(String),
+    /// Mounts, addresses and control groups need it.
+    #[error("sknode must run as root: it mounts file systems and sets network addresses")]
+    NotRoot,
+}
+
+impl Daemon {
+    /// Prepares the directories and takes the lock.
+    ///
+    /// # Errors
+    /// Not root, another daemon runs here, or the directories cannot be made.
+    pub fn new(paths: Paths, is_witness: bool) -> anyhow::Result<Arc<Self>> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(StartError::NotRoot.into());
+        }
+        // The scripts of a module may work as another user in their own directory: they may pass, not look.
+        make_dir(&paths.state(), 0o711)?;
+        make_dir(&paths.raft(), 0o700)?;
+        make_dir(&paths.packages(), 0o700)?;
+        make_dir(&paths.modules(), 0o711)?;
+        fs::create_dir_all(paths.root().join("run/sidekick"))?;
+        let lock = File::create(paths.lock())?;
+        if rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(StartError::Running(paths.state().display().to_string()).into());
+        }
+        Ok(Arc::new(Self {
+            paths,
+            is_witness,
+            member: ArcSwapOption::empty(),
+            agents: Mutex::new(BTreeMap::new()),
+            stopping: watch::Sender::new(false),
+            _lock: lock,
+        }))
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// The control socket cannot be bound, or this server's identity or log is damaged.
+    pub async fn run(self: Arc<Self>) -> anyhow::Result<()> {
+        let control = ControlSocket::bind(&self.paths.control_socket())?;
+        if let Some(identity) = Identity::load(&self.paths.identity())? {
+            self.become_member(identity).await?;
+        } else {
+            tracing::info!("in no cluster yet: skcli cluster init, or skcli cluster join");
+        }
+        let router = tonic::transport::Server::builder()
+            .add_service(ClusterService::new(Arc::clone(&self)).server())
+            .add_service(ModuleService::new(Arc::clone(&self)).server());
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::debug!(%error, "nobody waits for this daemon to be ready");
+        }
+        let mut stopping = self.stopping.subscribe();
+        let stop = async move {
+            if stopping.wait_for(|stopping| *stopping).await.is_err() {
+                tracing::debug!("the daemon is gone");
+            }
+        };
+        router.serve_with_incoming_shutdown(control.incoming(), stop).await?;
+        self.leave().await;
+        Ok(())
+    }
+
+    /// Ends every application in order, so that the other servers take over without waiting for a lease.
+    async fn leave(&self) {
+        let agents: Vec<AgentHandle> = self.agents.lock().values().cloned().collect();
+        let left = agents.into_iter().filter_map(|agent| {
+            let (done, left) = oneshot::channel();
+            agent.ask(Request::Leave { done }).then_some(left)
+        });
+        let all_left = futures_util::future::join_all(left);
+        if tokio::time::timeout(LEAVE_DEADLINE, all_left).await.is_err() {
+            tracing::warn!("some modules did not stop within {LEAVE_DEADLINE:?}");
+        }
+    }
+
+    /// Asks `run` to return.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// This server as a member; `None` while it is in no cluster.
+    pub fn member(&self) -> Option<Arc<Member>> {
+        self.member.load_full()
+    }
+
+    /// The agent of a module on this server.
+    pub fn agent(&self, module: &ModuleName) -> Option<AgentHandle> {
+        self.agents.lock().get(module).cloned()
+    }
+
+    /// Starts consensus, the listener and the agents with an identity that is on disk.
+    ///
+    /// # Errors
+    /// The log does not belong to the identity, or the port is taken.
+    pub async fn become_member(self: &Arc<Self>, identity: Identity) -> anyhow::Result<Arc<Member>> {
+        let security = Arc::new(Security::load(&self.paths.identity(), &identity)?);
+        let dialer = Arc::new(MemberDialer::new(Arc::clone(&security), identity.addresses.clone()));
+        let incarnation = self.next_incarnation()?;
+        let enrolled = self.paths.identity().join("enrolled");
+        let consensus = Consensus::start(Options {
+            me: ServerId(identity.server_id),
+            cluster: identity.cluster_id,
+            // R12: once this server has voted, an empty log under its number is a lost vote.
+            origin: if enrolled.exists() { Origin::Existing } else { Origin::New },
+            dir: self.paths.raft(),
+            dialer: dialer.clone(),
+            incarnation,
+            known: identity.known.iter().map(|known| (ServerId(known.id), known.addresses.clone())).collect(),
+            lease_ms: identity.lease_ms,
+        })
+        .await?;
+        replace_durably(&enrolled, b"")?;
+        let member = Arc::new(Member::new(self.paths.clone(), identity, consensus, dialer, incarnation));
+        self.listen(&member, &security).await?;
+        self.found(&member).await?;
+        self.member.store(Some(Arc::clone(&member)));
+        tokio::spawn(Arc::clone(&member).announce_start());
+        if member.identity.kind == MemberKind::Server {
+            tokio::spawn(Arc::clone(self).run_agents(Arc::clone(&member)));
+        }
+        tracing::info!(server = %member.identity.server, id = member.id().0, "member of cluster {}", member.identity.cluster);
+        Ok(member)
+    }
+
+    /// The founder commits the first entry; repeated after a crash in the middle of `cluster init`.
+    async fn found(&self, member: &Arc<Member>) -> anyhow::Result<()> {
+        if let Some(founding) = member.identity.founding(member.incarnation)
+            && member.state().cluster.is_none()
+        {
+            let command = Command::InitCluster {
+                info: founding.info,
+                first: founding.first,
+            };
+            member.consensus.bootstrap(member.proposal(command, "skcli cluster init")).await?;
+        }
+        Ok(())
+    }
+
+    async fn listen(self: &Arc<Self>, member: &Arc<Member>, security: &Arc<Security>) -> anyhow::Result<()> {
+        let listener = Listener::bind(&member.identity.addresses, security.server_config()?).await?;
+        let routes = member
+            .consensus
+            .routes()
+            .add_service(PeerService::new(Arc::clone(self), Arc::clone(member), Arc::clone(security)).server());
+        let daemon = Arc::clone(self);
+        let on_mirror = move |connection: MirrorConnection| daemon.on_mirror(connection);
+        let mut stopping = self.stopping.subscribe();
+        tokio::spawn(async move {
+            let served = listener.serve(routes, on_mirror);
+            tokio::select! {
+                ended = served => if let Err(error) = ended {
+                    tracing::error!(%error, "the listener ended");
+                },
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// A primary opened its stream: the hello says for which module.
+    fn on_mirror(self: &Arc<Self>, connection: MirrorConnection) {
+        let daemon = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let from = connection.peer;
+            if let Err(error) = daemon.greet(connection) {
+                tracing::warn!(%error, "server {from} opened a stream that came to nothing");
+            }
+        });
+    }
+
+    fn greet(&self, connection: MirrorConnection) -> Result<(), LinkError> {
+        let from = connection.peer;
+        let mut link = Link::server(connection.socket, connection.tls)?;
+        let hello = link.read_hello(GREETING_MAX)?;
+        let module = hello.module.parse::<ModuleName>().ok();
+        match module.and_then(|module| self.agent(&module)) {
+            None => link.refuse(RefusalReason::UnknownModule),
+            Some(_) if hello.from != from.0 || !self.is_member(from) => link.refuse(RefusalReason::NotSecondary),
+            Some(agent) => {
+                if !agent.ask(Request::Session { link, hello }) {
+                    tracing::info!("the agent was too busy to take a stream");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One agent for each module that has a copy here.
+    async fn run_agents(self: Arc<Self>, member: Arc<Member>) {
+        let mut applied = member.consensus.watch();
+        loop {
+            let state = Arc::clone(&applied.borrow_and_update().state);
+            {
+                let mut agents = self.agents.lock();
+                agents.retain(|module, _| state.modules.contains_key(module));
+                for record in state.modules.values().filter(|record| record.servers.contains(&member.id())) {
+                    agents
+                        .entry(record.name.clone())
+                        .or_insert_with(|| agent::start(Arc::clone(&member), record.name.clone()));
+                }
+            }
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_member(&self, server: ServerId) -> bool {
+        self.member().is_some_and(|member| member.state().members.contains_key(&server))
+    }
+
+    /// Numbers this start; durable before anything is said in its name.
+    fn next_incarnation(&self) -> io::Result<Incarnation> {
+        let path = self.paths.state().join("incarnation");
+        let last: u64 = match fs::read_to_string(&path) {
+            Ok(text) => text
+                .trim()
+                .parse()
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display())))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let next = Incarnation(last + 1);
+        replace_durably(&path, next.0.to_string().as_bytes())?;
+        Ok(next)
+    }
+}
+
+/// Makes a directory with exactly `mode`.
+fn make_dir(dir: &std::path::Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+}

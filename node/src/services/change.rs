@@ -1,0 +1,50 @@
+//! What all changing calls share: who is asked, who does it, what is said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::state::{MirrorRecord, ModuleName, ServerId};
+
+use super::refusal::Refusal;
+use crate::daemon::Daemon;
+use crate::member::Member;
+
+/// How long a change looks for a leader before the caller is told.
+pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// This daemon as a member.
+pub fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
+    daemon.member().ok_or_else(|| {
+        Refusal::not_now(what, "this server belongs to no cluster")
+            .next("skcli cluster init ...    or    skcli cluster join ADDRESS TOKEN ...")
+    })
+}
+
+/// The committed record of the module that the caller named.
+pub fn require_module(member: &Member, what: &str, name: &str) -> Result<MirrorRecord, Refusal> {
+    let state = member.state();
+    let parsed = name.parse::<ModuleName>().ok();
+    parsed
+        .and_then(|name| state.modules.get(&name).cloned())
+        .ok_or_else(|| Refusal::unknown(what, format!("there is no module \"{name}\"")).next("skcli module list"))
+}
+
+/// The servers a call is about: empty = this one, `*` = all of the module, else the named one.
+pub fn servers_named(member: &Member, what: &str, record: &MirrorRecord, name: &str) -> Result<Vec<ServerId>, Refusal> {
+    match name {
+        "*" => Ok(record.servers.to_vec()),
+        "" if record.servers.contains(&member.id()) => Ok(vec![member.id()]),
+        "" => {
+            let why = format!("module {} has no copy on this server", record.name);
+            Err(Refusal::invalid(what, why).next("--server NAME"))
+        }
+        name => {
+            let found = record.servers.iter().find(|server| member.name_of(**server) == name);
+            found.map(|server| vec![*server]).ok_or_else(|| {
+                let names: Vec<String> = record.servers.iter().map(|server| member.name_of(*server)).collect();
+                let why = format!("module {} has no copy on \"{name}\"", record.name);
+                Refusal::unknown(what, why).next(format!("--server {}", names.join("    or    --server ")))
+            })
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What others may ask of this daemon: people through the administration API, other servers through the peer API.
+
+mod change;
+mod cluster;
+mod explain;
+mod log;
+mod module;
+mod peer;
+mod refusal;
+mod state;
+
+pub use self::cluster::ClusterService;
+pub use self::module::ModuleService;
+pub use self::peer::PeerService;
+pub use refusal::Refusal;

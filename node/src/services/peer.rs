@@ -1,0 +1,319 @@
+//! What servers of one cluster ask of each other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::peer::v1::peer_client::PeerClient;
+use api::peer::v1::peer_server::{Peer, PeerServer};
+use api::peer::v1::{
+    ControlRequest, EnrolReply, EnrolRequest, FetchPackageReply, FetchPackageRequest, KnownMember, ReportRequest, Verb,
+};
+use api::v1::{ChangeReply, ModuleRequest, ServerModuleReply};
+use consensus::state::{Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId};
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+
+use super::change::{CHANGE_DEADLINE, require_member, require_module};
+use super::cluster::parse;
+use super::module::commit;
+use super::refusal::{Refusal, chain, not_proposed};
+use crate::agent::{self, RestartRefused, SwapRefused};
+use crate::daemon::Daemon;
+use crate::member::Member;
+use crate::packages;
+use crate::security::{Enrolment, Identity, JoinToken, Security};
+
+/// How long a switchover or restart may take: the scripts' own deadlines end it earlier.
+const CONTROL_DEADLINE: Duration = Duration::from_secs(900);
+
+/// The `Peer` service, on the common port.
+pub struct PeerService {
+    daemon: Arc<Daemon>,
+    member: Arc<Member>,
+    security: Arc<Security>,
+}
+
+impl PeerService {
+    /// Serves for `member`.
+    pub fn new(daemon: Arc<Daemon>, member: Arc<Member>, security: Arc<Security>) -> Self {
+        Self {
+            daemon,
+            member,
+            security,
+        }
+    }
+
+    /// As tonic wants it.
+    pub fn server(self) -> PeerServer<Self> {
+        PeerServer::new(self).max_encoding_message_size(packages::PACKAGE_BYTES_MAX + (1 << 20))
+    }
+
+    /// Everything but joining is for members only.
+    fn require_peer<T>(&self, request: &Request<T>) -> Result<ServerId, Refusal> {
+        let peer = request.extensions().get::<consensus::Peer>();
+        let known = peer.filter(|peer| self.member.state().members.contains_key(&peer.0));
+        known
+            .map(|peer| peer.0)
+            .ok_or_else(|| Refusal::forbidden("not answered", "the caller shows no certificate of a member"))
+    }
+
+    async fn add_member(&self, request: &EnrolRequest) -> Result<EnrolReply, Refusal> {
+        const WHAT: &str = "the server was not added";
+        let token: JoinToken = request
+            .token
+            .parse()
+            .map_err(|error: crate::security::TokenError| Refusal::invalid(WHAT, error.to_string()))?;
+        let name: MemberName = parse(WHAT, "server name", &request.server)?;
+        let addresses = request
+            .addresses
+            .iter()
+            .map(|address| parse::<SocketAddr>(WHAT, "address", address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let signing_request = self
+            .security
+            .check_request(&request.certificate_request_pem)
+            .map_err(|error| Refusal::invalid(WHAT, chain(error)))?;
+        let kind = if request.witness { MemberKind::Witness } else { MemberKind::Server };
+        let command = Command::AddMember {
+            token: token.hash(),
+            member: NewMember {
+                name: name.clone(),
+                kind,
+                addresses,
+                certificate: signing_request.key_fingerprint(),
+                incarnation: consensus::state::Incarnation(0),
+            },
+        };
+        let proposal = self.member.proposal_by(command, name.as_ref(), "joined with a token");
+        let id = match self.member.consensus.propose(proposal, CHANGE_DEADLINE).await {
+            Ok(Accepted::MemberAdded(id)) => id,
+            Ok(Accepted::Done | Accepted::Unchanged) => {
+                return Err(Refusal::failed(WHAT, "the cluster gave it no number"));
+            }
+            Err(error) => return Err(not_proposed(WHAT, &error).next("skcli cluster token    (on a member)")),
+        };
+        let signed = self
+            .security
+            .sign(&signing_request, id.0, kind)
+            .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+        let certificate = Command::SetCertificate {
+            server: id,
+            certificate: signed.fingerprint,
+        };
+        commit(&self.member, certificate, name.as_ref(), WHAT).await?;
+        Ok(self.welcome(id, kind, signed.pem))
+    }
+
+    fn welcome(&self, id: ServerId, kind: MemberKind, certificate_pem: String) -> EnrolReply {
+        let identity = &self.member.identity;
+        let state = self.member.state();
+        EnrolReply {
+            server_id: id.0,
+            cluster: identity.cluster.to_string(),
+            cluster_id: identity.cluster_id.to_vec().into(),
+            witness: kind == MemberKind::Witness,
+            lease_ms: identity.lease_ms,
+            certificate_pem,
+            ca_certificate_pem: self.security.ca_certificate_pem().to_owned(),
+            ca_key_pem: match kind {
+                MemberKind::Server => self.security.ca_key_pem().unwrap_or_default().to_owned(),
+                MemberKind::Witness => String::new(),
+            },
+            members: state
+                .members
+                .values()
+                .map(|each| KnownMember {
+                    id: each.id.0,
+                    addresses: each.addresses.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
+        let request = request.into_inner();
+        if !self.security.can_sign() {
+            let why = format!("{} is a witness and signs no certificates", self.member.identity.server);
+            return Err(Refusal::not_now("the server was not added", why)
+                .next("skcli cluster join ADDRESS-OF-A-SERVER TOKEN ...")
+                .into());
+        }
+        Ok(Response::new(self.add_member(&request).await?))
+    }
+
+    async fn fetch_package(
+        &self,
+        request: Request<FetchPackageRequest>,
+    ) -> Result<Response<FetchPackageReply>, Status> {
+        const WHAT: &str = "no package was sent";
+        self.require_peer(&request)?;
+        let hash: [u8; 32] = request
+            .into_inner()
+            .hash
+            .as_ref()
+            .try_into()
+            .map_err(|_| Refusal::invalid(WHAT, "a package is named by 32 bytes"))?;
+        let package = packages::read(&self.member, &PackageHash(hash))
+            .map_err(|error| Refusal::unknown(WHAT, error.to_string()))?;
+        Ok(Response::new(FetchPackageReply {
+            package: package.into(),
+        }))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ServerModuleReply>, Status> {
+        const WHAT: &str = "there is no report";
+        self.require_peer(&request)?;
+        let record = require_module(&self.member, WHAT, &request.into_inner().module)?;
+        Ok(Response::new(super::state::own(&self.daemon, &self.member, &record)))
+    }
+
+    async fn control(&self, request: Request<ControlRequest>) -> Result<Response<ChangeReply>, Status> {
+        self.require_peer(&request)?;
+        Ok(Response::new(control_here(&self.daemon, &request.into_inner()).await?))
+    }
+}
+
+/// Has the primary of the module do `verb`, wherever it is.
+pub async fn at_primary(
+    daemon: &Arc<Daemon>,
+    request: ModuleRequest,
+    verb: Verb,
+    what: &str,
+) -> Result<ChangeReply, Refusal> {
+    let member = require_member(daemon, what)?;
+    let record = require_module(&member, what, &request.module)?;
+    let Some(primary) = record.primary else {
+        return Err(Refusal::not_now(what, "the module has no primary").next(format!("skcli module state -m {}", record.name)));
+    };
+    let request = ControlRequest {
+        verb: verb.into(),
+        module: request.module,
+        author: request.author,
+        wait_s: request.wait_s,
+        dry_run: request.dry_run,
+    };
+    if primary == member.id() {
+        return control_here(daemon, &request).await;
+    }
+    let state = member.state();
+    let addresses = state.members.get(&primary).map(|each| each.addresses.clone()).unwrap_or_default();
+    let name = member.name_of(primary);
+    let channel = member
+        .dialer
+        .channel(primary, &addresses)
+        .await
+        .map_err(|error| Refusal::unavailable(what, format!("{name} does not answer: {error}")))?;
+    match PeerClient::new(channel).control(request).await {
+        Ok(reply) => Ok(reply.into_inner()),
+        Err(status) => Err(Refusal::passed_on(what, &name, &status)),
+    }
+}
+
+async fn control_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
+    match request.verb() {
+        Verb::Swap => swap_here(daemon, request).await,
+        Verb::Restart => restart_here(daemon, request).await,
+        Verb::Unspecified => Err(Refusal::invalid("nothing was done", "this version does not know the verb")),
+    }
+}
+
+async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the roles were not exchanged";
+    let member = require_member(daemon, WHAT)?;
+    let record = require_module(&member, WHAT, &request.module)?;
+    let state_command = format!("skcli module state -m {}", record.name);
+    if record.in_sync.len() < 2 {
+        return Err(Refusal::not_now(WHAT, SwapRefused::NoSecondary.to_string()).next(state_command));
+    }
+    if request.dry_run {
+        let peer = member.name_of(agent::peer_of(&record, member.id()));
+        let line = format!("would stop {} on {}, then start it on {peer}", record.name, member.identity.server);
+        return Ok(ChangeReply {
+            lines: vec![line],
+            epoch: record.epoch.0,
+        });
+    }
+    let (done, answer) = oneshot::channel();
+    ask_agent(daemon, &record.name, agent::Request::Swap { done }, WHAT)?;
+    match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
+        Ok(Ok(Ok(epoch))) => {
+            let primary = member.state().modules.get(&record.name).and_then(|record| record.primary);
+            let name = primary.map(|primary| member.name_of(primary)).unwrap_or_default();
+            Ok(ChangeReply {
+                lines: vec![format!("module {}: {name} is primary", record.name)],
+                epoch: epoch.0,
+            })
+        }
+        Ok(Ok(Err(refused))) => Err(Refusal::not_now(WHAT, refused.to_string()).next(state_command)),
+        Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(WHAT, "the agent did not finish").next(state_command)),
+    }
+}
+
+async fn restart_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the application was not restarted";
+    let member = require_member(daemon, WHAT)?;
+    let record = require_module(&member, WHAT, &request.module)?;
+    let reply = |line: String| ChangeReply {
+        lines: vec![line],
+        epoch: record.epoch.0,
+    };
+    if request.dry_run {
+        return Ok(reply(format!("would stop and start {} on {}", record.name, member.identity.server)));
+    }
+    let (done, answer) = oneshot::channel();
+    ask_agent(daemon, &record.name, agent::Request::Restart { done }, WHAT)?;
+    let log_command = format!("skcli module log -m {}", record.name);
+    match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
+        Ok(Ok(Ok(()))) => Ok(reply(format!("module {}: restarted on {}", record.name, member.identity.server))),
+        Ok(Ok(Err(refused @ (RestartRefused::NotServing | RestartRefused::Failed)))) => {
+            Err(Refusal::not_now(WHAT, refused.to_string()).next(log_command))
+        }
+        Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(WHAT, "the agent did not finish").next(log_command)),
+    }
+}
+
+fn ask_agent(
+    daemon: &Daemon,
+    module: &consensus::state::ModuleName,
+    request: agent::Request,
+    what: &str,
+) -> Result<(), Refusal> {
+    match daemon.agent(module) {
+        Some(agent) if agent.ask(request) => Ok(()),
+        Some(_) => Err(Refusal::unavailable(what, "the agent of the module is busy")),
+        None => Err(Refusal::not_now(what, "the module has no agent on this server")),
+    }
+}
+
+/// Asks the member at `contact` to let this server in, and keeps the identity it gets.
+pub async fn enrol(
+    daemon: &Arc<Daemon>,
+    contact: SocketAddr,
+    token: &JoinToken,
+    server: &MemberName,
+    addresses: Vec<SocketAddr>,
+) -> Result<Identity, Refusal> {
+    const WHAT: &str = "this server did not join";
+    let enrolment = Enrolment::prepare().map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+    let channel = crate::listener::join_channel(contact, token)
+        .await
+        .map_err(|error| Refusal::unavailable(WHAT, format!("{contact}: {}", chain(error))))?;
+    let request = EnrolRequest {
+        token: token.to_string(),
+        server: server.to_string(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        certificate_request_pem: enrolment.request_pem().to_owned(),
+        witness: daemon.is_witness,
+    };
+    let reply = PeerClient::new(channel)
+        .enrol(request)
+        .await
+        .map_err(|status| Refusal::passed_on(WHAT, &contact.to_string(), &status))?
+        .into_inner();
+    Identity::join(&daemon.paths.identity(), &enrolment, server, addresses, &reply)
+        .map_err(|error| Refusal::failed(WHAT, chain(error)))
+}

@@ -1,0 +1,102 @@
+//! A refused call: what is true, why, and what to type next, carried in the details of the gRPC status.
+
+use api::v1::Explained;
+use consensus::ProposeError;
+use prost::Message as _;
+use tonic::{Code, Status};
+
+/// A call that was refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    code: Code,
+    what: String,
+    why: String,
+    next: String,
+}
+
+impl Refusal {
+    /// The caller asked for something that cannot be, whatever the state: a wrong name, a wrong value.
+    pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, what, why)
+    }
+
+    /// It could be done in another situation.
+    pub fn not_now(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Code::FailedPrecondition, what, why)
+    }
+
+    /// Something named does not exist.
+    pub fn unknown(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Code::NotFound, what, why)
+    }
+
+    /// Nobody could do it: no leader, no answer.
+    pub fn unavailable(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Code::Unavailable, what, why)
+    }
+
+    /// This server itself failed.
+    pub fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Code::Internal, what, why)
+    }
+
+    /// The caller may not.
+    pub fn forbidden(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Code::PermissionDenied, what, why)
+    }
+
+    /// Another server refused: its words, with its name.
+    pub fn passed_on(what: &str, server: &str, status: &Status) -> Self {
+        let explained = Explained::decode(status.details()).ok().filter(|explained| !explained.what.is_empty());
+        match explained {
+            Some(explained) => Self::new(status.code(), what, format!("{server} says: {}", explained.why)).next(explained.next_command),
+            None => Self::new(status.code(), what, format!("{server}: {}", status.message())),
+        }
+    }
+
+    fn new(code: Code, what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            code,
+            what: what.into(),
+            why: why.into(),
+            next: String::new(),
+        }
+    }
+
+    /// What to type next.
+    pub fn next(mut self, command: impl Into<String>) -> Self {
+        self.next = command.into();
+        self
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        let text = format!("{}: {}", refusal.what, refusal.why);
+        let details = Explained {
+            what: refusal.what,
+            why: refusal.why,
+            next_command: refusal.next,
+        };
+        Status::with_details(refusal.code, text, details.encode_to_vec().into())
+    }
+}
+
+/// A proposal that did not get through, as the answer to `what`.
+pub fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
+    match error {
+        ProposeError::Rejected(rejection) => Refusal::not_now(what, rejection.to_string()),
+        ProposeError::NoLeader { .. } => {
+            Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
+        }
+        ProposeError::Stopped => Refusal::failed(what, error.to_string()).next("journalctl -u sidekick"),
+        ProposeError::TimedOut { .. } => {
+            Refusal::unavailable(what, format!("{error}; it may still be done")).next("skcli cluster events")
+        }
+    }
+}
+
+/// The error with all its causes, in one line.
+pub fn chain(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
+}

@@ -1,0 +1,153 @@
+//! The state of a module as people see it: the record, and what each server itself says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::peer::v1::ReportRequest;
+use api::peer::v1::peer_client::PeerClient;
+use api::v1::{ModuleState, ModuleStateReply, Quality, ServerModuleReply};
+use consensus::state::{MirrorRecord, ModuleName, ServerId, Wanted};
+
+use super::cluster::millis;
+use super::refusal::Refusal;
+use crate::daemon::Daemon;
+use crate::member::Member;
+
+/// How long another server may take to say how its copy is.
+const REPORT_DEADLINE: Duration = Duration::from_millis(800);
+/// How often a waiting call looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The module's state, asked of both its servers at once.
+pub async fn of_module(daemon: &Daemon, member: &Arc<Member>, record: &MirrorRecord) -> ModuleStateReply {
+    let [first, second] = record.servers;
+    let (first, second) = tokio::join!(of_server(daemon, member, record, first), of_server(daemon, member, record, second));
+    let state = member.state();
+    let cause = state.events.iter().rev().find(|event| event.id == record.last_cause);
+    ModuleStateReply {
+        module: record.name.to_string(),
+        epoch: record.epoch.0,
+        primary: record.primary.map(|primary| member.name_of(primary)).unwrap_or_default(),
+        in_sync: record.in_sync.iter().map(|server| member.name_of(*server)).collect(),
+        mode: "mirror".to_owned(),
+        ack: record.ack.to_string(),
+        last_cause: cause.map(|event| event.kind.to_string()).unwrap_or_default(),
+        applied_age_ms: member.majority_age().map_or(u64::MAX, millis),
+        servers: vec![first, second],
+    }
+}
+
+async fn of_server(
+    daemon: &Daemon,
+    member: &Arc<Member>,
+    record: &MirrorRecord,
+    server: ServerId,
+) -> ServerModuleReply {
+    if server == member.id() {
+        return own(daemon, member, record);
+    }
+    match tokio::time::timeout(REPORT_DEADLINE, ask(member, record, server)).await {
+        Ok(Some(reply)) => reply,
+        Ok(None) | Err(_) => ServerModuleReply {
+            server: member.name_of(server),
+            state: ModuleState::Unknown.into(),
+            quality: Quality::NotReady.into(),
+            wanted: record.wanted_on(server).to_string(),
+            detail: "does not answer".to_owned(),
+            report_age_ms: u64::MAX,
+            ..ServerModuleReply::default()
+        },
+    }
+}
+
+async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> Option<ServerModuleReply> {
+    let state = member.state();
+    let addresses = &state.members.get(&server)?.addresses;
+    let channel = member.dialer.channel(server, addresses).await.ok()?;
+    let request = ReportRequest {
+        module: record.name.to_string(),
+    };
+    let reply = PeerClient::new(channel).report(request).await.ok()?;
+    Some(reply.into_inner())
+}
+
+/// What this server says of the module.
+pub fn own(daemon: &Daemon, member: &Member, record: &MirrorRecord) -> ServerModuleReply {
+    let report = daemon.agent(&record.name).map(|agent| agent.report().borrow().clone()).unwrap_or_default();
+    let state = member.state();
+    let is_down = |server| state.members.get(&server).is_some_and(|each| each.is_down);
+    let shown = report.shown(Some(record), member.id(), |server| member.name_of(server), is_down);
+    let resync = report.resync.unwrap_or_default();
+    ServerModuleReply {
+        server: member.name_of(member.id()),
+        state: shown.state.into(),
+        quality: shown.quality.into(),
+        wanted: record.wanted_on(member.id()).to_string(),
+        detail: shown.detail,
+        report_age_ms: millis(report.at.elapsed()),
+        resync_bytes_total: resync.bytes_total,
+        resync_bytes_done: resync.bytes_done,
+        resync_bytes_sent: resync.bytes_sent,
+    }
+}
+
+/// Waits until the module has settled on `servers` as it is wanted.
+///
+/// # Errors
+/// The deadline passed; the refusal says what is still missing.
+pub async fn wait_until(
+    daemon: &Daemon,
+    member: &Arc<Member>,
+    module: &ModuleName,
+    servers: &[ServerId],
+    wanted: Wanted,
+    deadline: Duration,
+) -> Result<Vec<String>, Refusal> {
+    let mut missing = Vec::new();
+    let settled = async {
+        loop {
+            let Some(record) = member.state().modules.get(module).cloned() else {
+                return Vec::new();
+            };
+            let mut lines = Vec::new();
+            missing.clear();
+            for server in servers {
+                let reply = of_server(daemon, member, &record, *server).await;
+                let line = format!("{}: {} ({})", reply.server, word(reply.state()), reply.detail);
+                if is_settled(&reply, wanted) { lines.push(line) } else { missing.push(line) }
+            }
+            if missing.is_empty() {
+                return lines;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    match tokio::time::timeout(deadline, settled).await {
+        Ok(lines) => Ok(lines),
+        Err(_) => {
+            let what = format!("wanted {wanted} is committed, but not reached within {} s", deadline.as_secs());
+            Err(Refusal::unavailable(what, missing.join("; ")).next(format!("skcli module state -m {module}")))
+        }
+    }
+}
+
+fn is_settled(reply: &ServerModuleReply, wanted: Wanted) -> bool {
+    match (wanted, reply.state()) {
+        (Wanted::Stopped, state) => state == ModuleState::Stop,
+        (Wanted::Started, ModuleState::Alone | ModuleState::Prim | ModuleState::Second) => {
+            reply.quality() == Quality::Ready
+        }
+        (Wanted::Started, ModuleState::Stop | ModuleState::Wait | ModuleState::Unknown) => false,
+    }
+}
+
+fn word(state: ModuleState) -> &'static str {
+    match state {
+        ModuleState::Stop => "STOP",
+        ModuleState::Wait => "WAIT",
+        ModuleState::Alone => "ALONE",
+        ModuleState::Prim => "PRIM",
+        ModuleState::Second => "SECOND",
+        ModuleState::Unknown => "UNKNOWN",
+    }
+}
