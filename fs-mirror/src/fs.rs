@@ -9,6 +9,7 @@
 
 mod attributes;
 mod binding;
+pub(crate) mod blocks;
 mod creator;
 mod dir_read;
 mod dir_stream;
@@ -18,7 +19,7 @@ pub(crate) mod errno;
 mod handles;
 mod inode_read;
 mod inode_write;
-mod inodes;
+pub(crate) mod inodes;
 pub(crate) mod listing;
 mod names;
 mod proc_path;
@@ -98,6 +99,8 @@ pub struct Fs<C: Completion> {
     file_id_next: AtomicU64,
     /// Objects that listings have bound and the resync has not taken over yet.
     found: Mutex<Vec<Found>>,
+    /// Names that listings have described in the running resync.
+    listed_count: AtomicU64,
 }
 
 impl<C: Completion> std::fmt::Debug for Fs<C> {
@@ -138,6 +141,7 @@ impl<C: Completion> Fs<C> {
             pending_times: PendingTimes::default(),
             file_id_next: AtomicU64::new(FileId::ROOT.0 + 1),
             found: Mutex::default(),
+            listed_count: AtomicU64::new(0),
         })
     }
 

@@ -101,6 +101,19 @@ impl Gate {
         }
     }
 
+    /// For how long requests may be served from now on; `None` when they may not. A gate that needs no lease stays open
+    /// for longer than any lease.
+    pub fn remaining(&self) -> Option<Duration> {
+        match self.until.load(Ordering::SeqCst) {
+            FOREVER => Some(Duration::MAX / 2),
+            FENCED | CLOSED => None,
+            until => until
+                .checked_sub(boot_ns())
+                .filter(|left| *left > 0)
+                .map(Duration::from_nanos),
+        }
+    }
+
     /// Whether the gate was fenced.
     pub fn is_fenced(&self) -> bool {
         self.until.load(Ordering::SeqCst) == FENCED

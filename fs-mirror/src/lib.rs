@@ -12,14 +12,17 @@ pub mod fs;
 pub mod fuse;
 pub mod gate;
 pub mod mount;
+pub mod primary;
 pub mod replication;
 pub mod resync;
 pub mod secondary;
 
 pub use alone::Alone;
-pub use copy::{Copy, CopyConfig};
+pub use copy::{Copy, CopyConfig, EpochError, OpenError};
 pub use epoch::Epoch;
 pub use gate::Gate;
+pub use primary::{Primary, PrimaryEvent, PrimaryOptions, Unmount};
 pub use replication::link::Link;
 pub use replication::wire::{Hello, HelloReply, RefusalReason};
+pub use resync::Progress;
 pub use secondary::{Secondary, SecondaryEvent};

@@ -3,6 +3,8 @@
 //! `source` walks the tree, binds every object and compares block digests; its decisions are in the pure `core`. The
 //! replication hands it what the secondary answers through [`Listener`].
 
+mod core;
+pub mod source;
 pub(crate) mod target;
 
 /// The unit of comparison, in bytes: every digest is of one block, the last block of a file may be shorter.
@@ -21,4 +23,33 @@ pub trait Listener: Send + Sync + 'static {
 
     /// The session is over; nothing more will be told.
     fn session_ended(&self);
+}
+
+/// What a resync is doing.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Telling the secondary what there is: `bytes_total` still grows.
+    #[default]
+    Listing,
+    /// Comparing, and sending what differs.
+    Comparing,
+    /// Waiting until the secondary has everything on its disk.
+    Finishing,
+    /// The copies are equal.
+    Done,
+}
+
+/// How far a resync is. No number ever goes back.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Names the secondary was told.
+    pub entries: u64,
+    /// Bytes of all files found so far.
+    pub bytes_total: u64,
+    /// Bytes known to be equal: `bytes_done <= bytes_total`.
+    pub bytes_done: u64,
+    /// Bytes that differed and were sent.
+    pub bytes_sent: u64,
 }

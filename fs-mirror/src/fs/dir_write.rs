@@ -253,7 +253,7 @@ impl<C: Completion> Fs<C> {
         let parent = self.inode(parent)?;
         let _namespace = self.lock_namespace();
         let place = self.place(&parent);
-        let victim = place.and_then(|_| self.victim(&parent, name));
+        let victim = place.and_then(|place| self.victim(place, &parent, name));
         self.checked("unlink", unlinkat(parent.fd(), name, flags))?;
         let ticket = place.map_or(Ticket::NotShipped, |place| {
             let parent = place.directory;
@@ -271,12 +271,17 @@ impl<C: Completion> Fs<C> {
     }
 
     /// The object that is about to lose the name `name`. The kernel holds a reference to whatever it removes.
-    pub(super) fn victim(&self, parent: &Inode, name: &[u8]) -> Option<Victim> {
+    pub(super) fn victim(&self, place: Place, parent: &Inode, name: &[u8]) -> Option<Victim> {
         let stat = statat(parent.fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let inode = self.inodes.get(self.inodes.node_of(stat.st_ino))?;
-        // Bound now, while it has this name: it lives on under others.
-        if stat.st_nlink > 1 && !inode.is_directory() && self.shipping.binds_on_use() {
-            self.bind_locked(&inode, self.shipping.session());
+        if self.shipping.binds_on_use() {
+            // Bound now, while it has this name: it may live on under others.
+            if stat.st_nlink > 1 && !inode.is_directory() {
+                self.bind_locked(&inode, place.session);
+            }
+        } else if inode.is_directory() {
+            // Empty here, or it will not be removed; the secondary's may not be empty before it is listed.
+            self.list_or_abandon(&inode, place.session);
         }
         Some(Victim { inode, stat })
     }

@@ -5,6 +5,7 @@
 //! whoever asked for the listing: renaming into a directory that is not listed yet lists it at once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, Mode, OFlags, openat};
 
@@ -30,6 +31,7 @@ impl<C: Completion> Fs<C> {
     pub(crate) fn begin_resync(&self, session: u64) -> Arc<Inode> {
         let _namespace = self.lock_namespace();
         self.inodes.begin_session(session);
+        self.listed_count.store(0, Ordering::Relaxed);
         for left in std::mem::take(&mut *self.found.lock()) {
             self.release_node(left.inode.node, 1);
         }
@@ -42,6 +44,34 @@ impl<C: Completion> Fs<C> {
     /// What listings have bound since the last call.
     pub(crate) fn take_found(&self) -> Vec<Found> {
         std::mem::take(&mut *self.found.lock())
+    }
+
+    /// How many names listings have described in the running resync.
+    pub(crate) fn listed_count(&self) -> u64 {
+        self.listed_count.load(Ordering::Relaxed)
+    }
+
+    /// Ships the end of a resync: its acknowledgement says that the secondary has applied and synced everything.
+    pub(crate) fn ship_barrier(&self, session: u64) -> Ticket {
+        self.sweep_times();
+        let ticket = self.shipping.ship(session, &Change::Barrier);
+        self.shipping.flush();
+        ticket
+    }
+
+    /// Waits until the resync may ship `bytes` more.
+    pub(crate) fn pace(&self, bytes: usize) {
+        self.shipping.reserve(bytes);
+    }
+
+    /// Ends the session: something of the tree cannot be told.
+    pub(crate) fn abandon(&self, session: u64, reason: &'static str) {
+        self.shipping.abandon(session, reason);
+    }
+
+    /// Sends what was shipped.
+    pub(crate) fn flush(&self) {
+        self.shipping.flush();
     }
 
     /// Gives back the reference of something found.
@@ -93,7 +123,8 @@ impl<C: Completion> Fs<C> {
         }
     }
 
-    fn list_or_abandon(&self, directory: &Arc<Inode>, session: u64) {
+    /// Lists `directory` unless it was listed already. With the namespace lock held.
+    pub(super) fn list_or_abandon(&self, directory: &Arc<Inode>, session: u64) {
         if directory.binding.listed_in(session).is_some() {
             return;
         }
@@ -197,6 +228,7 @@ impl<C: Completion> Fs<C> {
         let xattrs = replicated_names(inode)?;
         let known = inode.binding.file_in(session);
         let file = known.unwrap_or_else(|| self.next_file_id());
+        self.listed_count.fetch_add(1, Ordering::Relaxed);
         let entry = Change::Entry {
             parent,
             name,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::fs::{RenameFlags, renameat_with};
 
+use super::entries::Place;
 use super::errno::Errno;
 use super::inodes::{Inode, NodeId};
 use super::{Changed, Fs, SMALL_CHANGE_BYTES, names};
@@ -47,11 +48,10 @@ impl<C: Completion> Fs<C> {
         self.admit_change(SMALL_CHANGE_BYTES)?;
         let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
         let _namespace = self.lock_namespace();
-        let is_shipped = self.list_both(&from, &to);
-        let victim = if is_shipped {
-            self.replaced(renaming, &from, &to)?
-        } else {
-            Replaced::Nothing
+        self.list_both(&from, &to);
+        let victim = match self.place(&to) {
+            Some(place) => self.replaced(renaming, place, &from, &to)?,
+            None => Replaced::Nothing,
         };
         self.checked(
             "rename",
@@ -77,20 +77,12 @@ impl<C: Completion> Fs<C> {
     }
 
     /// Names move only between directories the secondary follows alike: when it follows one of the two, the other is
-    /// listed first. Returns whether the change is shipped.
-    fn list_both(&self, from: &Arc<Inode>, to: &Arc<Inode>) -> bool {
-        let places = (self.place(from), self.place(to));
-        match places {
-            (None, None) => false,
-            (Some(_), Some(_)) => true,
-            (Some(place), None) => {
-                self.list_upwards(to, place.session);
-                true
-            }
-            (None, Some(place)) => {
-                self.list_upwards(from, place.session);
-                true
-            }
+    /// listed first.
+    fn list_both(&self, from: &Arc<Inode>, to: &Arc<Inode>) {
+        match (self.place(from), self.place(to)) {
+            (None, None) | (Some(_), Some(_)) => {}
+            (Some(place), None) => self.list_upwards(to, place.session),
+            (None, Some(place)) => self.list_upwards(from, place.session),
         }
     }
 
@@ -98,13 +90,14 @@ impl<C: Completion> Fs<C> {
     fn replaced(
         &self,
         renaming: Renaming<'_>,
+        place: Place,
         from: &Inode,
         to: &Inode,
     ) -> Result<Replaced, Errno> {
         if renaming.flags != 0 {
             return Ok(Replaced::Nothing);
         }
-        let Some(victim) = self.victim(to, renaming.new_name) else {
+        let Some(victim) = self.victim(place, to, renaming.new_name) else {
             return Ok(Replaced::Nothing);
         };
         let moved = rustix::fs::statat(

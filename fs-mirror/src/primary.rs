@@ -1,0 +1,462 @@
+//! This server as primary of a module: the mounted file system, the replication it ships to, and the resync of a
+//! secondary that comes (back).
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::fs::{Mode, OFlags, openat, syncfs};
+
+use crate::copy::EpochError;
+use crate::fs::{Access, Errno, Fault, Fs};
+use crate::fuse::Answer;
+use crate::mount::{self, Mount, MountError, THREADS_DEFAULT, UnmountError};
+use crate::replication::change::FileId;
+use crate::replication::link::Link;
+use crate::replication::replicator::{
+    AttachError, LossCause, Replicator, ReplicatorEvent, StaleRecord, WaitError,
+};
+use crate::replication::shipping::Shipping;
+use crate::replication::stats::ReplicationStats;
+use crate::replication::wire::Hello;
+use crate::resync::source::{Outcome, Source};
+use crate::resync::{Listener, Progress};
+use crate::{Copy, Epoch, Gate};
+
+/// How long processes may take to leave the directory before a clean unmount becomes an abort.
+pub const USERS_LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often modification times of files that stay open are shipped.
+const TIMES_SWEPT_EVERY: Duration = Duration::from_secs(1);
+
+/// How a primary can be tuned.
+#[derive(Clone, Copy, Debug)]
+pub struct PrimaryOptions {
+    /// Threads that read requests of the kernel.
+    pub threads: usize,
+}
+
+impl Default for PrimaryOptions {
+    fn default() -> Self {
+        PrimaryOptions {
+            threads: THREADS_DEFAULT,
+        }
+    }
+}
+
+/// How a primary ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmount {
+    /// The application has stopped: what still uses the directory gets a few seconds to leave.
+    Clean,
+    /// At once; every request fails.
+    Abort,
+}
+
+/// What the node has to know.
+#[derive(Debug)]
+pub enum PrimaryEvent {
+    /// A session is over. While the record names the peer, waiting requests go on waiting.
+    SessionLost {
+        /// The session.
+        session: u64,
+        /// Why.
+        cause: LossCause,
+    },
+    /// The secondary has everything, on its disk, and every change since.
+    Resynced {
+        /// The session.
+        session: u64,
+        /// Bytes compared.
+        bytes_total: u64,
+        /// Bytes that differed and were sent.
+        bytes_sent: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// This server's own disk failed: it must hand over (R11).
+    LocalDiskFailed {
+        /// The system call.
+        operation: &'static str,
+        /// As in `errno(3)`.
+        errno: i32,
+    },
+}
+
+/// Called from any thread, with no lock held; must not block, nor call back into [`Primary`].
+pub type PrimaryEventSink = Box<dyn Fn(PrimaryEvent) + Send + Sync>;
+
+/// Why a server could not become primary.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The epoch is old, or cannot be made durable.
+    #[error("make the epoch durable")]
+    Epoch(#[from] EpochError),
+    /// The real directory cannot be looked at.
+    #[error("look at the copy: {0}")]
+    Directory(Errno),
+    /// The system gives no thread.
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
+    /// The directory cannot be mounted over.
+    #[error("mount the directory read-write")]
+    Mount(#[from] MountError),
+}
+
+/// Why a record was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The epoch is old, or cannot be made durable.
+    #[error("make the epoch durable")]
+    Epoch(#[from] EpochError),
+    /// A newer record is in force.
+    #[error(transparent)]
+    Stale(#[from] StaleRecord),
+}
+
+/// Why the copies may not be equal, or not durable.
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    /// The local disk failed.
+    #[error("sync the directory: {0}")]
+    Sync(Errno),
+    /// The secondary has not acknowledged everything.
+    #[error("wait for the secondary")]
+    Secondary(#[from] WaitError),
+}
+
+/// A primary that runs.
+pub struct Primary {
+    copy: Arc<Copy>,
+    gate: Arc<Gate>,
+    fs: Arc<Fs<Answer>>,
+    replicator: Arc<Replicator<Answer>>,
+    events: Arc<PrimaryEventSink>,
+    mount: Mutex<Option<Mount>>,
+    resync: Mutex<Option<Resync>>,
+    sweeper: Sweeper,
+}
+
+/// The last resync that was begun.
+struct Resync {
+    source: Arc<Source<Answer>>,
+    thread: JoinHandle<()>,
+}
+
+impl Primary {
+    /// Makes the epoch durable, then mounts the directory read-write. Requests are served while `gate` is open.
+    /// `in_sync_peer`: the committed record still names a peer in the in-sync set, so nothing is acknowledged before the
+    /// peer is attached or a record without it was set.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is mounted then.
+    pub fn start(
+        copy: Arc<Copy>,
+        epoch: Epoch,
+        in_sync_peer: bool,
+        gate: Arc<Gate>,
+        events: PrimaryEventSink,
+        options: PrimaryOptions,
+    ) -> Result<Primary, StartError> {
+        copy.persist_epoch(epoch)?;
+        let events = Arc::new(events);
+        let replicator = Replicator::start(
+            epoch,
+            in_sync_peer,
+            Arc::clone(&gate),
+            session_events(&events),
+        );
+        let replicator = Arc::new(replicator.map_err(StartError::Thread)?);
+        let shipping: Arc<dyn Shipping<Answer>> = Arc::clone(&replicator) as _;
+        let fs = Fs::new(
+            &copy,
+            Access::ReadWrite,
+            Arc::clone(&gate),
+            shipping,
+            disk_events(&events),
+        );
+        let fs = Arc::new(fs.map_err(StartError::Directory)?);
+        let sweeper = Sweeper::start(Arc::clone(&fs)).map_err(StartError::Thread)?;
+        let mount = Mount::start(Arc::clone(&fs), copy.directory(), options.threads)?;
+        tracing::info!(
+            module = copy.module(),
+            epoch = epoch.0,
+            in_sync_peer,
+            "serving as primary"
+        );
+        let (mount, resync) = (Mutex::new(Some(mount)), Mutex::default());
+        Ok(Primary {
+            copy,
+            gate,
+            fs,
+            replicator,
+            events,
+            mount,
+            resync,
+            sweeper,
+        })
+    }
+
+    /// Begins a session with the copy at the other end of `link`: every change is shipped from now on. Unless the copies
+    /// are identical (`hello.in_sync`), the tree is compared in the background, and `Resynced` follows.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; no session began.
+    pub fn attach(&self, link: Link, hello: Hello) -> Result<(), AttachError> {
+        let mut resync = self.resync.lock();
+        if hello.in_sync {
+            return self.replicator.attach(link, &hello, Arc::new(InSync));
+        }
+        let source = Source::new(Arc::clone(&self.fs), hello.session);
+        self.replicator
+            .attach(link, &hello, Arc::clone(&source) as Arc<dyn Listener>)?;
+        // The session of the resync before is over, and so it is about to end.
+        if let Some(before) = resync.take() {
+            before.end();
+        }
+        let thread = self
+            .run_resync(Arc::clone(&source), hello.session)
+            .map_err(|error| {
+                self.replicator.end_session();
+                AttachError::Thread(error)
+            })?;
+        *resync = Some(Resync { source, thread });
+        Ok(())
+    }
+
+    fn run_resync(&self, source: Arc<Source<Answer>>, session: u64) -> io::Result<JoinHandle<()>> {
+        let (replicator, events) = (Arc::clone(&self.replicator), Arc::clone(&self.events));
+        std::thread::Builder::new()
+            .name("mirror-resync".into())
+            .spawn(move || match source.run() {
+                Outcome::Complete {
+                    bytes_total,
+                    bytes_sent,
+                    took,
+                } => {
+                    replicator.set_resynced(session);
+                    events(PrimaryEvent::Resynced {
+                        session,
+                        bytes_total,
+                        bytes_sent,
+                        took,
+                    });
+                }
+                Outcome::SessionOver => {
+                    tracing::info!(session, "the resync ended with its session")
+                }
+            })
+    }
+
+    /// The addition of the peer may be committed unseen: requests are acknowledged only with the peer from now on (R6).
+    /// Returns once everything before is acknowledged; only then may the addition be proposed (R10).
+    ///
+    /// # Errors
+    /// The addition must not be proposed; requests are answered as before the call.
+    pub fn hold_for_addition(&self, patience: Duration) -> Result<(), WaitError> {
+        self.replicator.hold_for_addition(patience)
+    }
+
+    /// A record was applied in which this server still is the primary; it names the peer in the in-sync set, or not.
+    ///
+    /// # Errors
+    /// See [`RecordError`]; the record before stays in force.
+    pub fn set_record(&self, epoch: Epoch, in_sync_peer: bool) -> Result<(), RecordError> {
+        self.copy.persist_epoch(epoch)?;
+        Ok(self.replicator.set_record(epoch, in_sync_peer)?)
+    }
+
+    /// This server is not the primary any more: every waiting and later request ends with an error. Final.
+    pub fn fence(&self) {
+        self.gate.fence();
+        self.replicator.fence();
+    }
+
+    /// Returns when both copies are equal and durable. The application has stopped before.
+    ///
+    /// # Errors
+    /// See [`DrainError`].
+    pub fn drain(&self, within: Duration) -> Result<(), DrainError> {
+        let deadline = Instant::now() + within;
+        self.fs.sweep_times();
+        let session = self.replicator.session();
+        if session != 0 {
+            self.fs.ship_barrier(session);
+        }
+        self.sync_copy().map_err(DrainError::Sync)?;
+        Ok(self
+            .replicator
+            .wait_idle(deadline.saturating_duration_since(Instant::now()))?)
+    }
+
+    fn sync_copy(&self) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let synced = openat(self.copy.root(), c".", flags, Mode::empty()).and_then(syncfs);
+        if let Err(errno) = synced {
+            let errno = errno.raw_os_error();
+            (self.events)(PrimaryEvent::LocalDiskFailed {
+                operation: "syncfs",
+                errno,
+            });
+        }
+        synced
+    }
+
+    /// How far the last resync is, or was; all zero before the first.
+    pub fn progress(&self) -> Progress {
+        self.resync
+            .lock()
+            .as_ref()
+            .map(|resync| resync.source.progress())
+            .unwrap_or_default()
+    }
+
+    /// Figures of the running session, or of the last one.
+    pub fn stats(&self) -> ReplicationStats {
+        self.replicator.stats()
+    }
+
+    /// Ends the session and takes the mount off.
+    ///
+    /// # Errors
+    /// `Busy`: somebody would not leave, and was cut off. `Io`: the mount is dead, but the system kept it.
+    pub fn stop(&self, how: Unmount) -> Result<(), UnmountError> {
+        let unmounted = match self.mount.lock().take() {
+            Some(mount) => self.unmount(mount, how),
+            None => Ok(()),
+        };
+        self.sweeper.stop();
+        self.replicator.end_session();
+        if let Some(resync) = self.resync.lock().take() {
+            resync.end();
+        }
+        unmounted
+    }
+
+    fn unmount(&self, mount: Mount, how: Unmount) -> Result<(), UnmountError> {
+        match how {
+            Unmount::Clean => match mount.stop(mount::Unmount::Clean(USERS_LEAVE_WITHIN)) {
+                Ok(()) => Ok(()),
+                Err((error, Some(mount))) => {
+                    self.abort(mount)?;
+                    Err(error)
+                }
+                Err((error, None)) => Err(error),
+            },
+            Unmount::Abort => self.abort(mount),
+        }
+    }
+
+    /// Nothing may be acknowledged on the way down, and nothing may keep a thread of the mount waiting.
+    fn abort(&self, mount: Mount) -> Result<(), UnmountError> {
+        self.fence();
+        mount
+            .stop(mount::Unmount::Abort)
+            .map_err(|(error, _)| error)
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop(Unmount::Abort) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "mount left behind"
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for Primary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Primary")
+            .field("module", &self.copy.module())
+            .field("fs", &self.fs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Resync {
+    /// Waits for its thread: its session is over.
+    fn end(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the resync panicked");
+        }
+    }
+}
+
+fn session_events(events: &Arc<PrimaryEventSink>) -> crate::replication::replicator::EventSink {
+    let events = Arc::clone(events);
+    Box::new(move |event| match event {
+        ReplicatorEvent::SessionLost { session, cause } => {
+            events(PrimaryEvent::SessionLost { session, cause })
+        }
+    })
+}
+
+fn disk_events(events: &Arc<PrimaryEventSink>) -> crate::fs::OnFault {
+    let events = Arc::clone(events);
+    Box::new(move |Fault { operation, errno }| {
+        let errno = errno.raw_os_error();
+        events(PrimaryEvent::LocalDiskFailed { operation, errno });
+    })
+}
+
+/// A session that began in sync has nothing to compare.
+#[derive(Debug)]
+struct InSync;
+
+impl Listener for InSync {
+    fn need_block(&self, _file: FileId, _offset: u64, _length: u32) {}
+
+    fn acknowledged(&self, _seq: u64) {}
+
+    fn session_ended(&self) {}
+}
+
+/// Ships the times of files that stay open, now and then.
+struct Sweeper {
+    wakeup: Arc<(Mutex<bool>, Condvar)>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sweeper {
+    fn start(fs: Arc<Fs<Answer>>) -> io::Result<Sweeper> {
+        let wakeup = Arc::new((Mutex::new(false), Condvar::new()));
+        let waiting = Arc::clone(&wakeup);
+        let thread = std::thread::Builder::new()
+            .name("mirror-times".into())
+            .spawn(move || {
+                let (is_stopped, changed) = &*waiting;
+                let mut stopped = is_stopped.lock();
+                while !*stopped {
+                    changed.wait_for(&mut stopped, TIMES_SWEPT_EVERY);
+                    parking_lot::MutexGuard::unlocked(&mut stopped, || fs.sweep_times());
+                }
+            })?;
+        Ok(Sweeper {
+            wakeup,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn stop(&self) {
+        *self.wakeup.0.lock() = true;
+        self.wakeup.1.notify_all();
+        if let Some(thread) = self.thread.lock().take() {
+            // It never panics; were it to, there would be nothing left to stop.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,252 @@
+//! Both servers of a module in one process: two mounts, one link over loopback.
+
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::replication::testing::compare::assert_equal;
+use crate::replication::testing::{TestCopy, eventually, hello, links};
+use crate::{Secondary, SecondaryEvent};
+
+/// A primary, a copy that may follow it, and what the primary has told.
+struct Pair {
+    primary: Option<Primary>,
+    secondary: Option<Secondary>,
+    gate: Arc<Gate>,
+    events: mpsc::Receiver<PrimaryEvent>,
+    ours: TestCopy,
+    theirs: TestCopy,
+    session: u64,
+}
+
+/// Says why when this machine cannot mount.
+fn can_mount() -> bool {
+    let can = rustix::process::geteuid().is_root() && std::fs::metadata("/dev/fuse").is_ok();
+    if !can {
+        println!("skipped: mounting needs root and /dev/fuse");
+    }
+    can
+}
+
+impl Pair {
+    /// A primary at epoch 1 over what `fill` puts into the directory; nobody follows yet.
+    fn new(in_sync_peer: bool, fill: &str) -> Option<Pair> {
+        if !can_mount() {
+            return None;
+        }
+        let (ours, theirs) = (TestCopy::new(), TestCopy::new());
+        sh_in(&ours, fill);
+        let (gate, (told, events)) = (Arc::new(Gate::open_forever()), mpsc::channel());
+        let sink = Box::new(move |event| drop(told.send(event)));
+        let options = PrimaryOptions::default();
+        let copy = Arc::clone(&ours.copy);
+        let primary = Primary::start(
+            copy,
+            Epoch(1),
+            in_sync_peer,
+            Arc::clone(&gate),
+            sink,
+            options,
+        )
+        .unwrap();
+        let (primary, secondary) = (Some(primary), None);
+        Some(Pair {
+            primary,
+            secondary,
+            gate,
+            events,
+            ours,
+            theirs,
+            session: 0,
+        })
+    }
+
+    fn primary(&self) -> &Primary {
+        self.primary.as_ref().unwrap()
+    }
+
+    /// Begins a session; returns its number.
+    fn attach(&mut self, in_sync: bool) -> u64 {
+        if self.secondary.is_none() {
+            let sink = Box::new(|event| {
+                if let SecondaryEvent::LocalDiskFailed { .. } = event {
+                    panic!("{event:?}");
+                }
+            });
+            self.secondary = Some(Secondary::start(Arc::clone(&self.theirs.copy), sink).unwrap());
+        }
+        self.session += 1;
+        let (dialled, accepted) = links();
+        let mut hello = hello(1, self.session);
+        hello.in_sync = in_sync;
+        let secondary = self.secondary.as_ref().unwrap();
+        thread::scope(|scope| {
+            let accepting = scope.spawn(|| {
+                let mut accepted = accepted;
+                let hello = accepted.read_hello(Duration::from_secs(5)).unwrap();
+                secondary.accept(accepted, &hello)
+            });
+            self.primary().attach(dialled, hello).unwrap();
+            accepting.join().unwrap().unwrap();
+        });
+        self.session
+    }
+
+    fn wait_resynced(&self) -> (u64, u64) {
+        match self.events.recv_timeout(Duration::from_secs(60)).unwrap() {
+            PrimaryEvent::Resynced {
+                bytes_total,
+                bytes_sent,
+                ..
+            } => (bytes_total, bytes_sent),
+            other => panic!("instead of a resync: {other:?}"),
+        }
+    }
+
+    fn sh(&self, script: &str) {
+        sh_in(&self.ours, script);
+    }
+
+    /// Stops both sides in order and compares the bare directories.
+    fn finish_equal(mut self) {
+        let primary = self.primary.take().unwrap();
+        primary.drain(Duration::from_secs(20)).unwrap();
+        primary.stop(Unmount::Clean).unwrap();
+        self.secondary.take().unwrap().stop().unwrap();
+        assert_equal(&self.ours.path(), &self.theirs.path());
+    }
+}
+
+fn sh_in(copy: &TestCopy, script: &str) {
+    let output = Command::new("bash")
+        .args(["-euxc", script])
+        .current_dir(copy.path())
+        .output()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{}\n{out}{err}", output.status);
+}
+
+const TREE: &str = r#"
+    mkdir -p a/b/c d/e; seq 200000 > a/big; truncate -s 5M a/sparse; printf end >> a/sparse
+    for i in $(seq 100); do echo $i > d/e/f$i; done; ln a/big d/hard; ln -s a/big s; mkfifo a/b/pipe; mknod n c 1 3
+    printf 'odd' > "$(printf 'odd\n \xff')"; chown 5:6 d d/e/f7; chmod 4755 d/e/f8; chmod 2775 d; touch -d @77 d/e/f9 a/b
+"#;
+
+const CHANGES: &str = r#"
+    mkdir x; for i in $(seq 50); do echo $i > x/f$i; done; mv x/f1 x/f2; rm x/f3; mv x y; echo more >> y/f4
+    ln y/f4 y/g4; rm y/f4; mkdir y/sub; mv y/f5 y/sub/; rmdir "$(mkdir -p t && echo t)"; truncate -s 100000 y/f6
+    dd if=/dev/urandom of=y/data bs=64k count=20 status=none; dd if=/dev/zero of=y/data bs=4k seek=3 count=2 conv=notrunc status=none
+    fallocate -l 300000 y/alloc; fallocate -p -o 8192 -l 65536 y/data; chmod 711 y; chown 9:9 y/g4; touch -d @5 y/f7 y
+    ln -s nowhere y/l; mkfifo y/p; mv y/l y/l2; cp -a y z; rm -r y/sub
+"#;
+
+#[test]
+fn a_tree_is_copied_and_follows() {
+    let Some(mut pair) = Pair::new(false, TREE) else {
+        return;
+    };
+    pair.attach(false);
+    let (total, sent) = pair.wait_resynced();
+    assert!(total > 6_000_000 && sent > 1_280_000, "{total} {sent}");
+    pair.sh(CHANGES);
+    let progress = pair.primary().progress();
+    assert_eq!((progress.bytes_done, progress.bytes_sent), (total, sent));
+    pair.finish_equal();
+}
+
+#[test]
+fn changes_while_the_tree_is_compared() {
+    let Some(mut pair) = Pair::new(false, TREE) else {
+        return;
+    };
+    sh_in(&pair.theirs, TREE);
+    // The copy differs: other content, names that must go, other kinds.
+    sh_in(
+        &pair.theirs,
+        "echo x >> a/big; rm -r d/e; echo > d/e; mkdir n2 && echo > n2/f; rm s; mkdir -p s/u/v; chmod 700 a; touch extra",
+    );
+    pair.attach(false);
+    pair.sh(CHANGES);
+    pair.sh("mv a/b d/e/moved; mv d/e renamed; ln a/big renamed/third; rm a/big d/hard; mkdir d/new; mv renamed/f9 d/new/; rm -r renamed/moved");
+    pair.wait_resynced();
+    pair.sh("echo after > after; cat after >> d/new/f9");
+    pair.finish_equal();
+}
+
+#[test]
+fn a_copy_that_comes_back_gets_what_differs() {
+    let Some(mut pair) = Pair::new(false, TREE) else {
+        return;
+    };
+    pair.attach(false);
+    pair.wait_resynced();
+    pair.secondary.take().unwrap().stop().unwrap();
+    let lost = pair.events.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(
+        matches!(lost, PrimaryEvent::SessionLost { session: 1, .. }),
+        "{lost:?}"
+    );
+    pair.sh(CHANGES);
+    pair.sh("printf X | dd of=a/big bs=1 seek=400000 conv=notrunc status=none");
+    pair.attach(false);
+    let (total, sent) = pair.wait_resynced();
+    assert!(sent < total / 2, "{sent} of {total} sent");
+    pair.finish_equal();
+}
+
+#[test]
+fn identical_copies_follow_without_a_comparison() {
+    let Some(mut pair) = Pair::new(true, TREE) else {
+        return;
+    };
+    let archive = format!("cp -a {}/. .", pair.ours.path().display());
+    // Below the mount, which answers nothing that changes before the peer is attached.
+    sh_in(&pair.theirs, &archive);
+    pair.attach(true);
+    pair.sh(CHANGES);
+    pair.sh("echo x >> d/e/f1; rm d/hard; echo y >> a/big; mv a/b/c d/c; chmod 700 d/e; ln d/e/f2 a/b/f2; rm d/e/f2; echo z >> a/b/f2");
+    pair.finish_equal();
+}
+
+#[test]
+fn nothing_is_acknowledged_after_the_fence() {
+    let Some(pair) = Pair::new(false, "echo 1 > f") else {
+        return;
+    };
+    pair.sh("echo 2 > f");
+    let path = pair.ours.path();
+    pair.gate.close();
+    let waiting = thread::spawn({
+        let path = path.clone();
+        move || std::fs::write(path.join("f"), "3")
+    });
+    pair.primary().fence();
+    let refused = waiting.join().unwrap().unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(5));
+    assert_eq!(
+        std::fs::read(path.join("f")).unwrap_err().raw_os_error(),
+        Some(5)
+    );
+    pair.primary().stop(Unmount::Abort).unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("f")).unwrap(), "2\n");
+}
+
+#[test]
+fn processes_in_the_directory_are_cut_off_when_they_do_not_leave() {
+    let Some(pair) = Pair::new(false, "echo 1 > f") else {
+        return;
+    };
+    let held = std::fs::File::open(pair.ours.path().join("f")).unwrap();
+    let error = pair.primary().stop(Unmount::Clean).unwrap_err();
+    assert!(matches!(error, UnmountError::Busy(_)), "{error}");
+    assert!(std::io::Read::read(&mut &held, &mut [0; 10]).is_err());
+    drop(held);
+    eventually("the mount is gone", || {
+        std::fs::read_to_string(pair.ours.path().join("f")).is_ok()
+    });
+}
