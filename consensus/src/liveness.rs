@@ -5,6 +5,7 @@
 //! heard for longer than any lease it granted can last. Both sides count with `CLOCK_BOOTTIME` of their own machine;
 //! only the rates of the clocks are compared, with a margin of 1 %.
 
+mod heartbeat;
 mod lease;
 mod time;
 mod watcher;
@@ -12,6 +13,7 @@ mod watcher;
 #[cfg(test)]
 mod tests;
 
+pub use heartbeat::{Heartbeat, NoGrant, Verdict};
 pub use lease::LeaseHolder;
 pub use time::{BootTime, Timing};
-pub use watcher::{Action, Heartbeat, NoGrant, REPROPOSE_NS, Verdict, Watcher};
+pub use watcher::{Action, REPROPOSE_NS, Watcher};

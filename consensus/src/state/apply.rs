@@ -7,6 +7,7 @@ mod membership;
 mod modules;
 mod presence;
 mod roles;
+mod succession;
 
 use std::collections::BTreeSet;
 

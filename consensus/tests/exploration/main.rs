@@ -15,6 +15,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::print_stdout,
     reason = "a model with a bound: what is missing is a mistake of the test"
 )]
 
