@@ -47,12 +47,9 @@ impl<C: Completion> Fs<C> {
         if Arc::as_ptr(root) == std::ptr::from_ref(inode) {
             return Ok(());
         }
-        let (root_path, path) = (path_of(root)?, path_of(inode)?);
-        let below = path
-            .strip_prefix(root_path.as_slice())
-            .and_then(|below| below.strip_prefix(b"/"));
+        let path = self.path_below_root(inode)?;
         let mut parent = (Arc::clone(root), root_file);
-        for name in below.ok_or(Errno::NOENT)?.split(|byte| *byte == b'/') {
+        for name in path.split(|byte| *byte == b'/') {
             parent = self.bind_child(&parent.0, parent.1, name, session)?;
         }
         if inode.binding.file_in(session).is_some() {
@@ -60,6 +57,15 @@ impl<C: Completion> Fs<C> {
         } else {
             Err(Errno::NOENT)
         }
+    }
+
+    /// A path from the root to an object below it.
+    pub(super) fn path_below_root(&self, inode: &Inode) -> Result<Vec<u8>, Errno> {
+        let (root, path) = (path_of(self.inodes.root())?, path_of(inode)?);
+        let below = path
+            .strip_prefix(root.as_slice())
+            .and_then(|below| below.strip_prefix(b"/"));
+        below.map(<[u8]>::to_vec).ok_or(Errno::NOENT)
     }
 
     fn bind_root(&self, session: u64) -> FileId {

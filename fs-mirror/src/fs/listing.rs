@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::FileType;
 
 use super::dir_read::open_stream;
 use super::entries::Place;
 use super::errno::Errno;
-use super::inodes::Inode;
+use super::inodes::{Inode, NodeId};
 use super::{Fs, attributes, inode_read, names, xattr};
 use crate::replication::change::{Change, FileId};
 use crate::replication::shipping::{Completion, Ticket};
@@ -87,40 +87,29 @@ impl<C: Completion> Fs<C> {
 
     /// Lists `directory`, and before it every directory above that is not listed. With the namespace lock held.
     pub(super) fn list_upwards(&self, directory: &Arc<Inode>, session: u64) {
-        let mut path = vec![Arc::clone(directory)];
-        let mut held = Vec::new();
-        while let Some(lowest) = path
-            .last()
-            .filter(|inode| inode.binding.listed_in(session).is_none())
-        {
-            if lowest.node == super::NodeId::ROOT {
-                break;
-            }
-            match self.parent_of(lowest) {
-                Ok(parent) => {
-                    held.push(parent.node);
-                    path.push(parent);
-                }
-                Err(errno) => return self.abandon_listing(session, errno),
-            }
-        }
-        for directory in path.iter().rev() {
-            self.list_or_abandon(directory, session);
-        }
-        for node in held {
-            self.release_node(node, 1);
+        let listed = self.list_path(directory, session);
+        let is_listed = directory.binding.listed_in(session).is_some();
+        match listed {
+            Ok(()) if is_listed => {}
+            Ok(()) => self.abandon_listing(session, Errno::NOENT),
+            Err(errno) => self.abandon_listing(session, errno),
         }
     }
 
-    fn parent_of(&self, directory: &Inode) -> Result<Arc<Inode>, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(directory.fd(), c"..", flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&fd)?;
-        if self.inodes.is_on_device(&stat) {
-            Ok(self.inodes.acquire(fd, &stat))
-        } else {
-            Err(Errno::XDEV)
+    fn list_path(&self, directory: &Arc<Inode>, session: u64) -> Result<(), Errno> {
+        let mut parent = Arc::clone(self.inodes.root());
+        self.list_or_abandon(&parent, session);
+        if directory.node == NodeId::ROOT {
+            return Ok(());
         }
+        for name in self.path_below_root(directory)?.split(|byte| *byte == b'/') {
+            let (fd, stat) = self.open_child(&parent, name)?;
+            parent = self.inodes.acquire(fd, &stat);
+            self.list_or_abandon(&parent, session);
+            // The kernel refers to everything on the way to `directory`.
+            self.release_node(parent.node, 1);
+        }
+        Ok(())
     }
 
     /// Lists `directory` unless it was listed already. With the namespace lock held.

@@ -1,5 +1,7 @@
 //! Both servers of a module in one process: two mounts, one link over loopback.
 
+mod load;
+
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -249,4 +251,28 @@ fn processes_in_the_directory_are_cut_off_when_they_do_not_leave() {
     eventually("the mount is gone", || {
         std::fs::read_to_string(pair.ours.path().join("f")).is_ok()
     });
+}
+
+#[test]
+fn a_resync_under_load_ends_with_equal_copies() {
+    for seed in 0..4 {
+        let Some(mut pair) = Pair::new(false, TREE) else {
+            return;
+        };
+        let load = load::Load::start(&pair.ours.path(), 4, seed);
+        // Something to compare that was there before, and something that is stale.
+        eventually("the tree has grown", || load.count() > 500);
+        if seed % 2 == 1 {
+            sh_in(
+                &pair.theirs,
+                &format!("{TREE} mkdir -p d0/d1 d2; echo x > d0/f1; echo y > d2/f2; mkdir d1"),
+            );
+        }
+        pair.attach(false);
+        pair.wait_resynced();
+        let before = load.count();
+        eventually("the load goes on", || load.count() > before + 500);
+        load.stop();
+        pair.finish_equal();
+    }
 }
