@@ -34,10 +34,13 @@ fn can_mount() -> bool {
 impl Pair {
     /// A primary at epoch 1 over what `fill` puts into the directory; nobody follows yet.
     fn new(in_sync_peer: bool, fill: &str) -> Option<Pair> {
+        Pair::of(TestCopy::new(), TestCopy::new(), in_sync_peer, fill)
+    }
+
+    fn of(ours: TestCopy, theirs: TestCopy, in_sync_peer: bool, fill: &str) -> Option<Pair> {
         if !can_mount() {
             return None;
         }
-        let (ours, theirs) = (TestCopy::new(), TestCopy::new());
         sh_in(&ours, fill);
         let (gate, (told, events)) = (Arc::new(Gate::open_forever()), mpsc::channel());
         let sink = Box::new(move |event| drop(told.send(event)));
@@ -253,10 +256,19 @@ fn processes_in_the_directory_are_cut_off_when_they_do_not_leave() {
     });
 }
 
+/// More than the usual few for a soak: `SEEDS=100`.
+fn seeds() -> u64 {
+    std::env::var("SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok())
+        .unwrap_or(3)
+}
+
 #[test]
 fn a_resync_under_load_ends_with_equal_copies() {
-    for seed in 0..4 {
-        let Some(mut pair) = Pair::new(false, TREE) else {
+    for seed in 0..seeds() {
+        let Some(mut pair) = Pair::of(TestCopy::in_memory(), TestCopy::in_memory(), false, TREE)
+        else {
             return;
         };
         let load = load::Load::start(&pair.ours.path(), 4, seed);
@@ -269,7 +281,9 @@ fn a_resync_under_load_ends_with_equal_copies() {
             );
         }
         pair.attach(false);
-        pair.wait_resynced();
+        let (total, sent) = pair.wait_resynced();
+        assert_eq!(pair.primary().progress().bytes_done, total);
+        assert!(sent <= total, "{sent} of {total} sent");
         let before = load.count();
         eventually("the load goes on", || load.count() > before + 500);
         load.stop();

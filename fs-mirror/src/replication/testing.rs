@@ -111,7 +111,15 @@ pub(crate) struct TestCopy {
 
 impl TestCopy {
     pub(crate) fn new() -> TestCopy {
-        let directory = tempfile::tempdir().unwrap();
+        TestCopy::on(tempfile::tempdir().unwrap())
+    }
+
+    /// The same where syncing costs nothing, if there is such a place.
+    pub(crate) fn in_memory() -> TestCopy {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| TestCopy::new(), TestCopy::on)
+    }
+
+    fn on(directory: tempfile::TempDir) -> TestCopy {
         let data = directory.path().join("data");
         std::fs::create_dir(&data).unwrap();
         let config = CopyConfig {

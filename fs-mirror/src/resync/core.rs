@@ -49,7 +49,7 @@ enum Shipped {
 
 #[derive(Debug, Default)]
 struct FileState {
-    /// Steps under way or to do: digests not answered, content wanted or not applied.
+    /// Blocks compared and not known to be equal yet.
     pending: usize,
     is_read: bool,
 }
@@ -78,9 +78,10 @@ pub(crate) struct Plan {
     out: HashMap<u64, Shipped>,
     digests_out: usize,
     content_out: u64,
-    /// Blocks that differ, from the answer to the sending.
-    wanted: VecDeque<Block>,
+    /// Blocks that were said to differ and whose digest is not acknowledged yet.
     differing: HashSet<(FileId, u64)>,
+    /// Blocks to send.
+    wanted: VecDeque<Block>,
     states: HashMap<FileId, FileState>,
     /// Files and directories that are not needed any more.
     over: Vec<FileId>,
@@ -189,23 +190,20 @@ impl Plan {
         self.end_if_over(file);
     }
 
-    /// The secondary's block differs. Told before the digest is acknowledged.
-    pub(crate) fn on_needed(&mut self, block: Block) {
-        // A file that is over has nothing under way: whoever asks for it has made that up.
-        if let Some(state) = self.states.get_mut(&block.file)
-            && self.differing.insert((block.file, block.offset))
-        {
-            state.pending += 1;
-            self.wanted.push_back(block);
+    /// The secondary's block differs. Told before the digest is acknowledged; what is not under comparison is ignored.
+    pub(crate) fn on_needed(&mut self, file: FileId, offset: u64) {
+        let is_asked = |shipped: &Shipped| matches!(shipped, Shipped::Digest(block) if (block.file, block.offset) == (file, offset));
+        if self.out.values().any(is_asked) {
+            self.differing.insert((file, offset));
         }
     }
 
-    /// The content of `block` was shipped as `seq`, or there was none to ship any more.
-    pub(crate) fn on_sent(&mut self, block: Block, seq: Option<u64>) {
-        match seq {
-            Some(seq) => {
+    /// The content of `block` was shipped: sequence number and bytes; or there was none to ship any more.
+    pub(crate) fn on_sent(&mut self, block: Block, shipped: Option<(u64, u32)>) {
+        match shipped {
+            Some((seq, length)) => {
                 self.content_out += u64::from(block.length);
-                self.bytes.sent += u64::from(block.length);
+                self.bytes.sent += u64::from(length);
                 self.out.insert(seq, Shipped::Content(block));
             }
             None => self.block_done(block),
@@ -217,9 +215,8 @@ impl Plan {
         match self.out.remove(&seq) {
             Some(Shipped::Digest(block)) => {
                 self.digests_out -= 1;
-                if self.differing.contains(&(block.file, block.offset)) {
-                    // Its content is wanted, and counts as done when it is there.
-                    self.step_done(block.file);
+                if self.differing.remove(&(block.file, block.offset)) {
+                    self.wanted.push_back(block);
                 } else {
                     self.block_done(block);
                 }
@@ -232,17 +229,13 @@ impl Plan {
         }
     }
 
+    /// The block is equal on both sides now.
     fn block_done(&mut self, block: Block) {
-        self.differing.remove(&(block.file, block.offset));
         self.bytes.done += u64::from(block.length);
-        self.step_done(block.file);
-    }
-
-    fn step_done(&mut self, file: FileId) {
-        if let Some(state) = self.states.get_mut(&file) {
-            state.pending = state.pending.saturating_sub(1);
+        if let Some(state) = self.states.get_mut(&block.file) {
+            state.pending -= 1;
         }
-        self.end_if_over(file);
+        self.end_if_over(block.file);
     }
 
     fn end_if_over(&mut self, file: FileId) {

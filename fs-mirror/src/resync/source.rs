@@ -22,6 +22,9 @@ use crate::replication::shipping::{Completion, Ticket};
 /// The resync thread gives way to the application's (see `nice(1)`).
 const NICENESS: i32 = 5;
 
+/// What the source may be told before it listens: more than two for each thing under way is nonsense.
+const TOLD_MAX: usize = 1024;
+
 /// Frames that may be shipped before they are sent.
 const UNSENT_MAX: usize = 16;
 
@@ -64,7 +67,7 @@ struct Inbox {
 
 #[derive(Clone, Copy, Debug)]
 enum Told {
-    Needed(Block),
+    Needed(FileId, u64),
     Acknowledged(u64),
 }
 
@@ -157,15 +160,13 @@ impl<C: Completion> Source<C> {
 }
 
 impl<C: Completion> Listener for Source<C> {
-    fn need_block(&self, file: FileId, offset: u64, length: u32) {
-        // A block is never larger, whatever the peer says.
-        let length = length.min(super::BLOCK_BYTES as u32);
-        self.inbox.lock().events.push(Told::Needed(Block {
-            file,
-            offset,
-            length,
-        }));
-        self.told.notify_one();
+    fn need_block(&self, file: FileId, offset: u64, _length: u32) {
+        // The plan knows its blocks; it goes on when the digest is acknowledged, so nobody is woken for this.
+        let mut inbox = self.inbox.lock();
+        // No more can be under comparison: a peer that says more has lost its mind, and is not heard.
+        if inbox.events.len() < TOLD_MAX {
+            inbox.events.push(Told::Needed(file, offset));
+        }
     }
 
     fn acknowledged(&self, seq: u64) {
@@ -220,14 +221,18 @@ impl<C: Completion> Work<'_, C> {
                 Step::Finish => return self.finish(),
             }
             self.give_back_over();
-            self.report();
+            self.report(if self.plan.is_listing() {
+                Phase::Listing
+            } else {
+                Phase::Comparing
+            });
         }
     }
 
     fn hear(&mut self, waits: bool) -> Result<(), Over> {
         for told in self.source.take_told(waits)? {
             match told {
-                Told::Needed(block) => self.plan.on_needed(block),
+                Told::Needed(file, offset) => self.plan.on_needed(file, offset),
                 Told::Acknowledged(seq) => self.plan.on_acknowledged(seq),
             }
         }
@@ -276,7 +281,7 @@ impl<C: Completion> Work<'_, C> {
 
     fn send(&mut self, block: Block) -> Result<(), Over> {
         match self.ship(block, Fs::ship_content)? {
-            BlockOutcome::Shipped { seq, .. } => self.plan.on_sent(block, Some(seq)),
+            BlockOutcome::Shipped { seq, length } => self.plan.on_sent(block, Some((seq, length))),
             BlockOutcome::Nothing => self.plan.on_sent(block, None),
             BlockOutcome::SessionOver => return Err(Over),
         }
@@ -349,23 +354,19 @@ impl<C: Completion> Work<'_, C> {
         }
     }
 
-    fn report(&self) {
+    fn report(&self, phase: Phase) {
         let bytes = self.plan.bytes();
         let mut progress = self.source.progress.lock();
         progress.entries = self.source.fs.listed_count();
         progress.bytes_total = bytes.total;
         progress.bytes_done = bytes.done;
         progress.bytes_sent = bytes.sent;
-        progress.phase = if self.plan.is_listing() {
-            Phase::Listing
-        } else {
-            Phase::Comparing
-        };
+        progress.phase = phase;
     }
 
     fn finish(&mut self) -> Result<(), Over> {
         let source = self.source;
-        source.progress.lock().phase = Phase::Finishing;
+        self.report(Phase::Finishing);
         let ticket = source.shipping_own(
             || source.fs.ship_barrier(source.session),
             |ticket| match ticket {

@@ -64,14 +64,15 @@ impl Target {
         Ok(())
     }
 
-    /// The directory has this name. The order of `entry.file`, if it was bound before, must be idle.
+    /// The directory has this name: while it is being listed, or since, when an object that was not known yet got a name
+    /// in it. The order of `entry.file`, if it was bound before, must be idle.
     pub(crate) fn entry(&mut self, tree: &mut Tree, entry: &Entry<'_>) -> Result<(), ApplyError> {
-        let listing = self
-            .listing
-            .as_mut()
-            .filter(|listing| listing.directory == entry.place.parent);
-        let listing = listing.ok_or(ApplyError::NotListed(entry.place.parent))?;
-        listing.names.insert(entry.place.name.into());
+        if let Some(listing) = &mut self.listing {
+            if listing.directory != entry.place.parent {
+                return Err(ApplyError::NotListed(entry.place.parent));
+            }
+            listing.names.insert(entry.place.name.into());
+        }
         match tree.find(entry.file) {
             // Its attributes came with its first name and are kept up to date since.
             Some(bound) => {
