@@ -76,7 +76,6 @@ impl Cluster {
         let mut arguments = vec![
             "cluster",
             "init",
-            "--cluster",
             "lab",
             "--server",
             &first.name,

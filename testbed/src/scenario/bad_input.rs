@@ -139,7 +139,6 @@ fn commands(cluster: &Cluster) -> anyhow::Result<u32> {
                 &[
                     "cluster",
                     "init",
-                    "--cluster",
                     "two",
                     "--server",
                     "s1",
