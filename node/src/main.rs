@@ -9,6 +9,10 @@ use node::paths::Paths;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// Libraries say at ERROR what we do not already say ourselves: openraft warns of every heartbeat to a member that is down,
+/// fuser of every unmount that we did before it.
+const LOG_DEFAULT: &str = "info,openraft=error,fuser=error";
+
 /// The Sidekick daemon: runs on every server and witness, as root.
 #[derive(Parser)]
 #[command(name = "sknode", version)]
@@ -48,7 +52,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SIDEKICK_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = EnvFilter::try_from_env("SIDEKICK_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(false).init(),

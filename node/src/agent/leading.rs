@@ -87,6 +87,8 @@ impl Leading {
             addition: Arc::clone(&parts.addition),
             gate: Arc::clone(&gate),
         });
+        // Before anything asks whether it may serve: the task below may start late.
+        warden.adjust(&parts.member.consensus.lease());
         let (disk_failed_in, disk_failed) = watch::channel(None);
         let partnership = Partnership {
             member: parts.member,
@@ -152,9 +154,10 @@ impl Leading {
         }
     }
 
-    /// True when an address that should be here ran out, as after a lease that was lost and came back.
-    pub fn has_lost_addresses(&self) -> bool {
-        self.wants_addresses && self.addresses.iter().any(|keeper| !keeper.is_held())
+    /// True when an address that should be here is not: it could not be added, or ran out with a lease that came back.
+    pub fn lacks_addresses(&self, configuration: &Configuration) -> bool {
+        let held = self.addresses.iter().filter(|keeper| keeper.is_held()).count();
+        self.wants_addresses && held < configuration.virtual_addresses.len()
     }
 
     /// Removes the virtual addresses before it returns.

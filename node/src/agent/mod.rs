@@ -32,6 +32,8 @@ use leading::{Leading, LeadingParts};
 use open_addition::OpenAddition;
 use scripts::{Application, ScriptEnd};
 
+/// Pause before an address that could not be added is tried again.
+const ADDRESS_RETRY: Duration = Duration::from_millis(100);
 /// Pause after a step that failed.
 const STEP_RETRY: Duration = Duration::from_millis(500);
 /// How long a proposal of the agent looks for a leader before the situation is looked at again.
@@ -381,10 +383,13 @@ impl Agent {
             return false;
         }
         if let Local::Leading(leading) = &mut self.local
-            && leading.has_lost_addresses()
+            && leading.lacks_addresses(&self.installed.configuration)
             && matches!(goal, Goal::Lead { .. })
         {
             leading.add_addresses(&self.installed.configuration);
+            if leading.lacks_addresses(&self.installed.configuration) {
+                self.not_before = Instant::now() + ADDRESS_RETRY;
+            }
             return true;
         }
         match next_step(goal, self.local.running()) {

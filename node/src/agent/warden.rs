@@ -47,6 +47,8 @@ impl Warden {
     /// Sets the gate to what is right now. Also called before an addition is proposed, so that no write is
     /// acknowledged on the old right after the proposal has left.
     pub fn adjust(&self, lease: &Lease) {
+        // The lease is read first: an older lease on a newer record is harmless, a newer lease on an older record is not.
+        let BootTime(until) = lease.valid_until();
         let state = self.consensus.state();
         let standing = Standing {
             addition_open: self.addition.epoch(),
@@ -59,10 +61,7 @@ impl Warden {
         match right {
             Right::None => self.gate.close(),
             Right::Forever => self.gate.set_forever(),
-            Right::WhileLeased => {
-                let BootTime(until) = lease.valid_until();
-                self.gate.set_until(until);
-            }
+            Right::WhileLeased => self.gate.set_until(until),
         }
     }
 }

@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub async fn of_module(daemon: &Daemon, member: &Arc<Member>, record: &MirrorRecord) -> ModuleStateReply {
     let [first, second] = record.servers;
     let (first, second) = tokio::join!(of_server(daemon, member, record, first), of_server(daemon, member, record, second));
+    let mut servers = vec![first, second];
+    show_resync_on_secondary(record.primary.map(|primary| member.name_of(primary)).as_deref(), &mut servers);
     let state = member.state();
     let cause = state.events.iter().rev().find(|event| event.id == record.last_cause);
     ModuleStateReply {
@@ -33,7 +35,27 @@ pub async fn of_module(daemon: &Daemon, member: &Arc<Member>, record: &MirrorRec
         ack: record.ack.to_string(),
         last_cause: cause.map(|event| event.kind.to_string()).unwrap_or_default(),
         applied_age_ms: member.majority_age().map_or(u64::MAX, millis),
-        servers: vec![first, second],
+        servers,
+    }
+}
+
+/// The primary knows how far its peer's reintegration is; people look for it where the copy is brought up to date.
+fn show_resync_on_secondary(primary: Option<&str>, servers: &mut [ServerModuleReply]) {
+    let is_primary = |reply: &ServerModuleReply| Some(reply.server.as_str()) == primary;
+    let Some(known) = servers.iter().find(|reply| is_primary(reply)).cloned() else {
+        return;
+    };
+    for reply in servers {
+        let moved = if is_primary(reply) { ServerModuleReply::default() } else { known.clone() };
+        reply.resync_bytes_total = moved.resync_bytes_total;
+        reply.resync_bytes_done = moved.resync_bytes_done;
+        reply.resync_bytes_sent = moved.resync_bytes_sent;
+        let is_catching_up = reply.state() == ModuleState::Second && reply.quality() == Quality::Transient;
+        if let Some(percent) = (100 * reply.resync_bytes_done).checked_div(reply.resync_bytes_total)
+            && is_catching_up
+        {
+            reply.detail = format!("reintegrating, {percent} %");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ const OOM_SCORE: &str = "-900";
 /// Protects this process. A machine that refuses is logged, not fatal: the daemon works, less safely.
 pub fn protect() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
-        tracing::warn!(%error, "this daemon may be chosen by the OOM killer");
+        tracing::info!(%error, "this daemon may be chosen by the OOM killer");
     }
     // On fault: what was touched stays; stacks that were only reserved cost nothing.
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;

@@ -13,7 +13,7 @@ const DESCRIPTORS_GROWTH_MAX: usize = 64;
 /// What a server has at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holdings {
-    /// FUSE mounts in its mount namespace.
+    /// FUSE mounts over its data; others belong to whatever else the machine does.
     pub mounts: BTreeSet<String>,
     /// cgroups below its own.
     pub cgroups: usize,
@@ -52,7 +52,9 @@ pub fn holdings(lab: &Lab, name: &str) -> anyhow::Result<Holdings> {
                     .nth(2)
                     .is_some_and(|kind| kind.starts_with("fuse"))
             })
-            .filter_map(|line| line.split(' ').nth(1).map(str::to_owned))
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|directory| std::path::Path::new(directory).starts_with(lab.data_path()))
+            .map(str::to_owned)
             .collect(),
         cgroups: cgroup::below(server.cgroup()).len(),
         addresses: listed
