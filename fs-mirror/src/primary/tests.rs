@@ -290,3 +290,22 @@ fn a_resync_under_load_ends_with_equal_copies() {
         pair.finish_equal();
     }
 }
+
+#[test]
+fn identical_copies_stay_equal_under_load() {
+    for seed in 0..seeds() {
+        let (ours, theirs) = (TestCopy::in_memory(), TestCopy::in_memory());
+        let load = load::Load::start(&ours.path(), 2, seed);
+        eventually("the tree has grown", || load.count() > 1000);
+        load.stop();
+        sh_in(&theirs, &format!("cp -a {}/. .", ours.path().display()));
+        let Some(mut pair) = Pair::of(ours, theirs, true, "true") else {
+            return;
+        };
+        let load = load::Load::start(&pair.ours.path(), 4, seed + 500);
+        pair.attach(true);
+        eventually("the load goes on", || load.count() > 3000);
+        load.stop();
+        pair.finish_equal();
+    }
+}
