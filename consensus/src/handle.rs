@@ -17,7 +17,6 @@ use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tonic::service::Routes;
 
-use crate::announce::announce;
 use crate::heard::Heard;
 use crate::liveness::Timing;
 use crate::liveness_shell::{Beats, HeartbeatService, Lease, Liveness, LivenessThread, declare};
@@ -42,6 +41,7 @@ use crate::state::{Accepted, ClusterState, Incarnation, Proposal, ServerId};
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What consensus needs to know to start.
+#[derive(Clone)]
 pub struct Options {
     /// This member.
     pub me: ServerId,
@@ -106,7 +106,8 @@ pub struct Status {
     pub applied_index: u64,
     /// On the leader: time since a quorum acknowledged it.
     pub last_quorum_age: Option<Duration>,
-    /// Members that vote in Raft's configuration; it follows the cluster state with some delay.
+    /// Members that vote in Raft's configuration, as committed; while it changes, those that vote before and after. It follows
+    /// the cluster state with some delay.
     pub voters: BTreeSet<ServerId>,
     /// Time since each other member was heard, per LAN; `None`: never since this start.
     pub heard: BTreeMap<(ServerId, usize), Option<Duration>>,
@@ -225,7 +226,6 @@ impl Consensus {
                 silence,
             )),
             spawn(declare(me, proposer.clone(), actions)),
-            spawn(announce(me, incarnation, proposer.clone(), applied.clone())),
         ];
         let guard = Guard {
             me,
@@ -370,11 +370,7 @@ impl Consensus {
             term: metrics.current_term,
             applied_index: applied.index,
             last_quorum_age: metrics.last_quorum_acked.map(|at| at.elapsed()),
-            voters: metrics
-                .membership_config
-                .voter_ids()
-                .map(ServerId)
-                .collect(),
+            voters: voters(metrics.committed_membership_config.get_joint_config()),
             heard: lans
                 .map(|(id, lan)| ((id, lan), heard.age(id, lan)))
                 .collect(),
@@ -393,6 +389,19 @@ impl Consensus {
             log_join_error(&error);
         }
     }
+}
+
+/// Who votes in each of the configurations: between two of them a change needs the majority of both.
+fn voters(configurations: &[BTreeSet<u64>]) -> BTreeSet<ServerId> {
+    let common = configurations
+        .iter()
+        .cloned()
+        .reduce(|common, other| &common & &other);
+    common
+        .unwrap_or_default()
+        .into_iter()
+        .map(ServerId)
+        .collect()
 }
 
 fn log_join_error(error: &JoinError) {

@@ -9,7 +9,6 @@
 //!
 //! **Invariant:** nothing outside `raft` and this crate's handle names openraft; nothing here names sled.
 
-mod announce;
 mod clock;
 mod handle;
 mod heard;

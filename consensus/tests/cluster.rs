@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::state::{Command, ServerId, Wanted};
-use consensus::{ProposeError, boot_time};
-use harness::{Cluster, LANS, PATIENCE, eventually, proposal};
+use consensus::{BindError, Origin, ProposeError, StartError, boot_time};
+use harness::{CLUSTER, Cluster, LANS, PATIENCE, eventually, proposal};
 
 const BOTH: &[usize] = &[0, 1];
 
@@ -161,7 +161,7 @@ async fn server_cut_from_the_majority_loses_its_lease_before_it_is_declared() {
     })
     .await;
     assert!(!declared_first);
-    eventually("it is declared down", || is_down()).await;
+    eventually("it is declared down", is_down).await;
     let refused = cluster.node(1).on().propose(
         proposal(Command::CreateToken {
             token: [1; 32],
@@ -255,4 +255,21 @@ async fn server_of_a_pair_without_witness_learns_but_does_not_vote() {
     .await;
     let state: Arc<_> = cluster.node(2).on().read_index(PATIENCE).await.unwrap();
     assert_eq!(state.members.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wiped_or_foreign_store_is_refused() {
+    let mut cluster = Cluster::start(2, true).await;
+    cluster.power_off(2).await;
+    let foreign = cluster.start_as(2, [4; 16], Origin::Existing).await;
+    assert!(matches!(
+        foreign,
+        Err(StartError::Bind(BindError::Mismatch { .. }))
+    ));
+    cluster.wipe(2);
+    let wiped = cluster.start_as(2, CLUSTER, Origin::Existing).await;
+    assert!(matches!(
+        wiped,
+        Err(StartError::Bind(BindError::Emptied { .. }))
+    ));
 }

@@ -1,6 +1,4 @@
-//! openraft's conformance suite on our storage, and entries larger than one record.
-
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! openraft's conformance suite on our storage.
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};

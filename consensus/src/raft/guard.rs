@@ -75,3 +75,79 @@ impl Guard {
 fn no_certificate() -> Status {
     Status::permission_denied("only members of the cluster may call: show a certificate")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::state::{ClusterState, Incarnation, Member, MemberKind};
+
+    fn member(id: u64) -> (ServerId, Member) {
+        let member = Member {
+            id: ServerId(id),
+            name: format!("server{id}").parse().unwrap(),
+            kind: MemberKind::Server,
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 9453))],
+            certificate: [0; 32],
+            incarnation: Incarnation(1),
+            is_down: false,
+        };
+        (member.id, member)
+    }
+
+    fn refusal(members: &[u64], peer: Option<u64>, from: u64, to: u64) -> Option<Code> {
+        let members = members.iter().map(|id| member(*id)).collect();
+        let state = Arc::new(ClusterState {
+            members,
+            ..ClusterState::default()
+        });
+        let (_sender, applied) = watch::channel(Applied { index: 1, state });
+        let guard = Guard {
+            me: ServerId(1),
+            applied,
+        };
+        guard
+            .check_peer(peer.map(|id| Peer(ServerId(id))), from, to)
+            .err()
+            .map(|status| status.code())
+    }
+
+    #[test]
+    fn only_members_that_mean_us_may_call() {
+        assert_eq!(refusal(&[1, 2], Some(2), 2, 1), None);
+        assert_eq!(
+            refusal(&[], Some(2), 2, 1),
+            None,
+            "a member that has just joined knows nobody"
+        );
+        assert_eq!(
+            refusal(&[1, 2], None, 2, 1),
+            Some(Code::PermissionDenied),
+            "no certificate"
+        );
+        assert_eq!(
+            refusal(&[1, 2], Some(2), 3, 1),
+            Some(Code::PermissionDenied),
+            "somebody else's name"
+        );
+        assert_eq!(
+            refusal(&[1, 2], Some(3), 3, 1),
+            Some(Code::PermissionDenied),
+            "no member"
+        );
+        assert_eq!(
+            refusal(&[1, 2], Some(2), 2, 3),
+            Some(Code::FailedPrecondition),
+            "meant for another"
+        );
+        assert_eq!(
+            refusal(&[1, 2], Some(1), 1, 1),
+            Some(Code::FailedPrecondition),
+            "ourselves"
+        );
+    }
+}

@@ -38,10 +38,24 @@ struct Configured {
     caught_up: BTreeSet<u64>,
 }
 
-/// The one step that brings `configured` nearer to `state`; the order keeps every configuration in between safe.
-fn next_change(state: &ClusterState, configured: &Configured) -> Option<Change> {
-    let members: BTreeSet<u64> = state.members.keys().map(|id| id.0).collect();
-    let voters: BTreeSet<u64> = state.voters().into_iter().map(|ServerId(id)| id).collect();
+/// What the cluster state asks of Raft's configuration.
+struct Wanted {
+    members: BTreeSet<u64>,
+    voters: BTreeSet<u64>,
+}
+
+impl Wanted {
+    fn of(state: &ClusterState) -> Wanted {
+        Wanted {
+            members: state.members.keys().map(|id| id.0).collect(),
+            voters: state.voters().into_iter().map(|ServerId(id)| id).collect(),
+        }
+    }
+}
+
+/// The one step that brings `configured` nearer to `wanted`; the order keeps every configuration in between safe.
+fn next_change(wanted: &Wanted, configured: &Configured) -> Option<Change> {
+    let Wanted { members, voters } = wanted;
     if configured.is_joint || voters.is_empty() {
         return None;
     }
@@ -51,12 +65,12 @@ fn next_change(state: &ClusterState, configured: &Configured) -> Option<Change> 
     let are_ready = voters
         .difference(&configured.voters)
         .all(|id| configured.caught_up.contains(id));
-    if voters != configured.voters && are_ready {
-        return Some(Change::SetVoters(voters));
+    if *voters != configured.voters && are_ready {
+        return Some(Change::SetVoters(voters.clone()));
     }
     let gone: BTreeSet<u64> = configured
         .members
-        .difference(&members)
+        .difference(members)
         .copied()
         .filter(|id| !configured.voters.contains(id))
         .collect();
@@ -94,7 +108,7 @@ pub(crate) async fn maintain(raft: Raft, mut applied: watch::Receiver<Applied>) 
         let change = metrics
             .state
             .is_leader()
-            .then(|| next_change(&state, &configured(&metrics)))
+            .then(|| next_change(&Wanted::of(&state), &configured(&metrics)))
             .flatten();
         if let Some(change) = change {
             info!(?change, "change raft configuration");
@@ -125,4 +139,69 @@ async fn perform(raft: &Raft, change: Change) -> Result<(), ChangeError> {
         }
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u64]) -> BTreeSet<u64> {
+        ids.iter().copied().collect()
+    }
+
+    fn configured(members: &[u64], voters: &[u64], caught_up: &[u64]) -> Configured {
+        Configured {
+            members: ids(members),
+            voters: ids(voters),
+            is_joint: false,
+            caught_up: ids(caught_up),
+        }
+    }
+
+    fn change(members: &[u64], voters: &[u64], configured: &Configured) -> Option<Change> {
+        next_change(
+            &Wanted {
+                members: ids(members),
+                voters: ids(voters),
+            },
+            configured,
+        )
+    }
+
+    #[test]
+    fn members_learn_before_they_vote_and_leave_after_they_voted() {
+        let joined = change(&[1, 2], &[1], &configured(&[1], &[1], &[1]));
+        assert_eq!(joined, Some(Change::AddLearner(2)));
+        assert_eq!(
+            change(&[1, 2], &[1], &configured(&[1, 2], &[1], &[1])),
+            None,
+            "a pair has one voter"
+        );
+        let behind = change(
+            &[1, 2, 3],
+            &[1, 2, 3],
+            &configured(&[1, 2, 3], &[1], &[1, 2]),
+        );
+        assert_eq!(behind, None, "3 is behind");
+        let ready = change(
+            &[1, 2, 3],
+            &[1, 2, 3],
+            &configured(&[1, 2, 3], &[1], &[1, 2, 3]),
+        );
+        assert_eq!(ready, Some(Change::SetVoters(ids(&[1, 2, 3]))));
+        let removed = change(&[1, 2], &[1], &configured(&[1, 2, 3], &[1, 2, 3], &[1, 2]));
+        assert_eq!(removed, Some(Change::SetVoters(ids(&[1]))));
+        let left = change(&[1, 2], &[1], &configured(&[1, 2, 3], &[1], &[1, 2]));
+        assert_eq!(left, Some(Change::Forget(ids(&[3]))));
+    }
+
+    #[test]
+    fn nothing_changes_during_a_change_or_before_there_is_a_cluster() {
+        let joint = Configured {
+            is_joint: true,
+            ..configured(&[1], &[1], &[1])
+        };
+        assert_eq!(change(&[1, 2], &[1], &joint), None);
+        assert_eq!(change(&[], &[], &configured(&[1], &[1], &[1])), None);
+    }
 }

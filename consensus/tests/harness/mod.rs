@@ -15,7 +15,9 @@ use consensus::state::{
     Accepted, AckMode, ClusterInfo, ClusterState, Command, Incarnation, MemberKind, ModuleName,
     NewMember, PackageHash, Proposal, ServerId, Wanted,
 };
-use consensus::{BoxStream, Consensus, Dialer, Options, Origin, Peer, StartError};
+use consensus::{
+    BoxStream, Consensus, Dialer, OpenError, Options, Origin, Peer, StartError,
+};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -27,22 +29,25 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-pub const CLUSTER: [u8; 16] = [9; 16];
-pub const LANS: usize = 2;
+pub(crate) const CLUSTER: [u8; 16] = [9; 16];
+pub(crate) const LANS: usize = 2;
 /// Patience with what must happen at all; what must happen in time is measured.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const LEASE_MS: u64 = 1500;
+
+/// An open connection: from, to, LAN, and whether it has been cut.
+type Open = (u64, u64, usize, Arc<AtomicBool>);
 
 /// All links between members.
 #[derive(Default)]
-pub struct Wires {
+pub(crate) struct Wires {
     cut: Mutex<BTreeSet<(u64, u64, usize)>>,
-    open: Mutex<Vec<(u64, u64, usize, Arc<AtomicBool>)>>,
+    open: Mutex<Vec<Open>>,
 }
 
 impl Wires {
     /// Cuts `a` from `b` on the LANs: what is under way is lost, new connections hang.
-    pub fn cut(&self, a: u64, b: u64, lans: &[usize]) {
+    pub(crate) fn cut(&self, a: u64, b: u64, lans: &[usize]) {
         let mut cut = self.cut.lock();
         for lan in lans {
             cut.extend([(a, b, *lan), (b, a, *lan)]);
@@ -54,7 +59,7 @@ impl Wires {
         }
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.cut.lock().clear();
     }
 
@@ -189,9 +194,9 @@ impl Dialer for PlainDialer {
 }
 
 /// One member, with power or without.
-pub struct Node {
-    pub id: u64,
-    pub consensus: Option<Consensus>,
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) consensus: Option<Consensus>,
     addresses: Vec<SocketAddr>,
     incarnation: u64,
     directory: PathBuf,
@@ -199,24 +204,29 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn on(&self) -> &Consensus {
+    pub(crate) fn on(&self) -> &Consensus {
         self.consensus.as_ref().expect("the member has power")
     }
 
-    pub fn state(&self) -> Arc<ClusterState> {
+    pub(crate) fn state(&self) -> Arc<ClusterState> {
         self.on().state()
     }
 }
 
-pub struct Cluster {
-    pub wires: Arc<Wires>,
+pub(crate) struct Cluster {
+    pub(crate) wires: Arc<Wires>,
     nodes: BTreeMap<u64, Node>,
     directory: TempDir,
 }
 
 impl Cluster {
     /// `servers` servers, and then perhaps a witness, all members and voting.
-    pub async fn start(servers: u64, has_witness: bool) -> Cluster {
+    pub(crate) async fn start(servers: u64, has_witness: bool) -> Cluster {
+        // Shown for failed tests, with RUST_LOG set. Only the first test of a process can install it.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let directory = tempfile::tempdir().unwrap();
         let mut cluster = Cluster {
             wires: Arc::default(),
@@ -347,7 +357,7 @@ impl Cluster {
             known,
             lease_ms: LEASE_MS,
         };
-        let consensus = Consensus::start(options).await?;
+        let consensus = start_when_closed(options).await?;
         for address in &node.addresses {
             let listener = TcpListener::bind(address).await.unwrap();
             node.listeners
@@ -357,16 +367,16 @@ impl Cluster {
         Ok(())
     }
 
-    pub fn node(&self, id: u64) -> &Node {
+    pub(crate) fn node(&self, id: u64) -> &Node {
         &self.nodes[&id]
     }
 
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| node.consensus.is_some())
     }
 
     /// Everything of the member ends at once; nobody is told.
-    pub async fn power_off(&mut self, id: u64) {
+    pub(crate) async fn power_off(&mut self, id: u64) {
         self.wires.drop_all(id);
         let node = self.nodes.get_mut(&id).unwrap();
         node.listeners
@@ -376,15 +386,52 @@ impl Cluster {
         consensus.shutdown().await;
     }
 
-    /// The member starts again with the store it has.
-    pub async fn power_back(&mut self, id: u64) {
+    /// The member starts again with the store it has, and announces its start as the node does.
+    pub(crate) async fn power_back(&mut self, id: u64) {
         self.power_on(id, Origin::Existing, BTreeMap::new())
             .await
             .unwrap();
+        let node = self.node(id);
+        let started = Command::ServerStarted {
+            server: ServerId(id),
+            incarnation: Incarnation(node.incarnation),
+        };
+        let consensus = node.on().clone();
+        // Nobody waits: when all members start, the first has no leader yet. What depends on it is waited for.
+        spawn(async move { consensus.propose(proposal(started), PATIENCE).await });
+    }
+
+    /// The member starts with another identity than its store has.
+    pub(crate) async fn start_as(
+        &self,
+        id: u64,
+        cluster: [u8; 16],
+        origin: Origin,
+    ) -> Result<Consensus, StartError> {
+        let node = self.node(id);
+        let options = Options {
+            me: ServerId(id),
+            cluster,
+            origin,
+            dir: node.directory.clone(),
+            dialer: Arc::new(PlainDialer {
+                me: id,
+                wires: self.wires.clone(),
+            }),
+            incarnation: Incarnation(node.incarnation + 1),
+            known: BTreeMap::new(),
+            lease_ms: LEASE_MS,
+        };
+        start_when_closed(options).await
+    }
+
+    /// The member's store is gone.
+    pub(crate) fn wipe(&self, id: u64) {
+        std::fs::remove_dir_all(&self.node(id).directory).unwrap();
     }
 
     /// The leader that a majority agrees on.
-    pub async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         let mut leader = None;
         eventually("a leader is agreed on", || {
             let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
@@ -407,7 +454,7 @@ impl Cluster {
     }
 
     /// Proposes at member `at`, patiently.
-    pub async fn propose(&self, at: u64, command: Command) -> Accepted {
+    pub(crate) async fn propose(&self, at: u64, command: Command) -> Accepted {
         self.node(at)
             .on()
             .propose(proposal(command), PATIENCE)
@@ -416,7 +463,7 @@ impl Cluster {
     }
 
     /// Installs module `name` on servers 1 and 2, both started, with `primary` leading.
-    pub async fn install(&self, name: &str, primary: u64) -> ModuleName {
+    pub(crate) async fn install(&self, name: &str, primary: u64) -> ModuleName {
         let name: ModuleName = name.parse().unwrap();
         let secondary = ServerId(3 - primary);
         let primary = ServerId(primary);
@@ -458,6 +505,19 @@ impl Cluster {
     }
 }
 
+/// Starts a member; in one process its former run may still be closing the store.
+async fn start_when_closed(options: Options) -> Result<Consensus, StartError> {
+    let started = Instant::now();
+    loop {
+        match Consensus::start(options.clone()).await {
+            Err(StartError::Open(OpenError::InUse(_))) if started.elapsed() < PATIENCE => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 async fn serve(listener: TcpListener, consensus: Consensus) {
     let incoming = TcpListenerStream::new(listener).then(async |stream: io::Result<TcpStream>| {
         let mut stream = stream?;
@@ -472,7 +532,7 @@ async fn serve(listener: TcpListener, consensus: Consensus) {
         .unwrap();
 }
 
-pub fn proposal(command: Command) -> Proposal {
+pub(crate) fn proposal(command: Command) -> Proposal {
     Proposal {
         command,
         author: "test".into(),
@@ -482,7 +542,7 @@ pub fn proposal(command: Command) -> Proposal {
 }
 
 /// Waits until `condition` holds, and returns how long that took.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !condition() {
         assert!(
