@@ -273,3 +273,43 @@ async fn wiped_or_foreign_store_is_refused() {
         Err(StartError::Bind(BindError::Emptied { .. }))
     ));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_missed_what_is_purged_gets_a_snapshot() {
+    let mut cluster = Cluster::start(2, true).await;
+    let module = cluster.install("db", 1).await;
+    cluster.power_off(3).await;
+    // More than a snapshot interval and the entries kept after it.
+    for round in 0..900 {
+        let wanted = if round % 2 == 0 {
+            Wanted::Stopped
+        } else {
+            Wanted::Started
+        };
+        let server = ServerId(2);
+        cluster
+            .propose(
+                1,
+                Command::SetWanted {
+                    module: module.clone(),
+                    server,
+                    wanted,
+                },
+            )
+            .await;
+    }
+    for _ in 0..2 {
+        cluster.power_back(3).await;
+        let expected = cluster.node(1).on().status().applied_index;
+        eventually("it catches up", || {
+            cluster.node(3).on().status().applied_index >= expected
+        })
+        .await;
+        let state = cluster.node(3).on().read_index(PATIENCE).await.unwrap();
+        assert_eq!(
+            state.modules[&module].epoch,
+            cluster.node(1).state().modules[&module].epoch
+        );
+        cluster.power_off(3).await;
+    }
+}

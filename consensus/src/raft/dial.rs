@@ -29,6 +29,13 @@ const STAGGER: Duration = Duration::from_millis(60);
 /// Nobody dials a member again sooner after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// A connection whose pings stay unanswered is closed: calls on it fail then, and the next one dials again. Without it a call
+/// on a connection whose other end lost power hangs until TCP gives up.
+const PING_INTERVAL: Duration = Duration::from_millis(300);
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two looks whether a connection in use should be left.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// A connected, authenticated byte stream.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
@@ -172,6 +179,27 @@ impl Links {
         }
     }
 
+    /// Returns when calls to `peer` should no longer be waited for on the connection they use.
+    pub(crate) async fn until_left(&self, peer: ServerId, purpose: Purpose) {
+        let slot = self
+            .slots
+            .lock()
+            .entry((peer, purpose))
+            .or_default()
+            .clone();
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let slot = slot.lock().await;
+            if !slot
+                .connection
+                .as_ref()
+                .is_some_and(|connection| self.is_usable(peer, connection))
+            {
+                return;
+            }
+        }
+    }
+
     /// A connection is left when its address is no longer the member's, or its LAN has fallen silent while another is alive.
     fn is_usable(&self, peer: ServerId, connection: &Connection) -> bool {
         let addresses = self.book.addresses(peer);
@@ -276,7 +304,10 @@ pub(crate) async fn connect(
         async move { stream.map(TokioIo::new) }
     });
     // The name is not looked up: the connector has its stream already, and TLS has verified who is there.
-    let endpoint = Endpoint::from_static("http://member");
+    let endpoint = Endpoint::from_static("http://member")
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true);
     endpoint
         .connect_with_connector(connector)
         .await

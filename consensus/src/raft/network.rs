@@ -81,7 +81,7 @@ pub(crate) struct SnapshotMessage {
 }
 
 impl PeerClient {
-    /// Makes one call. Every failure drops the connection, so that the next call may take another LAN.
+    /// Makes one call. A failure drops the connection, so that the next call may take another LAN.
     async fn call<Q, A, F, R>(
         &self,
         purpose: Purpose,
@@ -112,12 +112,15 @@ impl PeerClient {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             method(client, Request::new(envelope))
                 .await
-                .map_err(|status| call_error(&status))
+                .map_err(|status| {
+                    self.links.forget(self.peer, purpose);
+                    call_error(&status)
+                })
         };
-        let outcome = timeout(limit, exchange)
+        // A late answer is no reason to drop the connection: a busy member would have to make a new one as well.
+        let reply = timeout(limit, exchange)
             .await
-            .unwrap_or_else(|error| Err(unreachable(&error)));
-        let reply = outcome.inspect_err(|_| self.links.forget(self.peer, purpose))?;
+            .map_err(|error| unreachable(&error))??;
         decode(&reply.into_inner().body).map_err(|error| network_error(&error))
     }
 }

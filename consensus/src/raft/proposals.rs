@@ -163,7 +163,7 @@ impl Proposer {
         }
     }
 
-    /// Asks `leader` to write. Gives up waiting when somebody else leads: a leader without power answers nothing.
+    /// Asks `leader` to write. Gives up waiting when somebody else leads or its LAN falls silent: without power nobody answers.
     async fn attempt_at(&self, leader: ServerId, proposal: &Proposal, until: Instant) -> Attempt {
         let (Ok(body), Ok(channel)) = (
             encode(proposal),
@@ -180,7 +180,7 @@ impl Proposer {
         let mut client = ProposalsClient::new(channel);
         let answer = tokio::select! {
             answer = client.propose(request) => answer,
-            () = self.until_another_leads(leader) => {
+            () = self.until_hopeless(leader) => {
                 self.links.forget(leader, Purpose::Proposals);
                 return Attempt::Unknown;
             }
@@ -200,6 +200,14 @@ impl Proposer {
                 self.links.forget(leader, Purpose::Proposals);
                 Attempt::Unknown
             }
+        }
+    }
+
+    /// Returns when an answer of `leader` on the present connection is not worth waiting for.
+    async fn until_hopeless(&self, leader: ServerId) {
+        tokio::select! {
+            () = self.until_another_leads(leader) => {}
+            () = self.links.until_left(leader, Purpose::Proposals) => {}
         }
     }
 
@@ -264,7 +272,7 @@ impl Proposer {
         let mut client = ProposalsClient::new(channel);
         let answer = tokio::select! {
             answer = client.read_index(request) => answer,
-            () = self.until_another_leads(leader) => Err(Status::aborted("another member leads")),
+            () = self.until_hopeless(leader) => Err(Status::aborted("another member leads, or on another LAN")),
         };
         match answer.map(Response::into_inner) {
             Ok(ReadIndexReply { confirmed, index }) => confirmed.then_some(index),
