@@ -1,7 +1,5 @@
 //! The store as its users see it: trees, batches, owners, damage, group commit.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::sync::Barrier;
 use std::thread;

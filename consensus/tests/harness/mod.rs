@@ -15,9 +15,7 @@ use consensus::state::{
     Accepted, AckMode, ClusterInfo, ClusterState, Command, Incarnation, MemberKind, ModuleName,
     NewMember, PackageHash, Proposal, ServerId, Wanted,
 };
-use consensus::{
-    BoxStream, Consensus, Dialer, OpenError, Options, Origin, Peer, StartError,
-};
+use consensus::{BoxStream, Consensus, Dialer, OpenError, Options, Origin, Peer, StartError};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
