@@ -6,10 +6,11 @@ mod epoch_file;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat, statfs};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -17,6 +18,9 @@ use crate::epoch::Epoch;
 use crate::mount::table;
 pub use epoch_file::EpochError;
 use epoch_file::EpochFile;
+
+/// How long a mounted file system may take to say that it is alive.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where a copy lives.
 #[derive(Clone, Debug)]
@@ -140,9 +144,8 @@ impl Copy {
 fn detach_dead_mounts(directory: &Path) -> Result<(), OpenError> {
     const DEAD_MOUNTS_MAX: usize = 16;
     for _ in 0..DEAD_MOUNTS_MAX {
-        match stat(directory) {
-            Err(Errno::NOTCONN) => {}
-            Ok(_) | Err(_) => return Ok(()),
+        if !is_dead(directory)? {
+            return Ok(());
         }
         crate::mount::detach(directory).map_err(|source| OpenError::Io {
             action: "detach the dead mount on",
@@ -152,6 +155,18 @@ fn detach_dead_mounts(directory: &Path) -> Result<(), OpenError> {
         tracing::info!(directory = %directory.display(), "detached the mount of a daemon that is gone");
     }
     Ok(())
+}
+
+/// Whether what is mounted there has lost its daemon. The kernel answers a stat from what it remembers, however dead the
+/// mount is, but always asks for the statistics; a daemon that is alive and does not answer must not keep us waiting.
+fn is_dead(directory: &Path) -> Result<bool, OpenError> {
+    let (told, answer) = mpsc::channel();
+    let path = directory.to_owned();
+    std::thread::spawn(move || told.send(statfs(path).map(drop)));
+    match answer.recv_timeout(ALIVE_WITHIN) {
+        Ok(outcome) => Ok(outcome == Err(Errno::NOTCONN)),
+        Err(_) => Err(OpenError::AlreadyMounted(directory.to_owned())),
+    }
 }
 
 fn canonical(directory: &Path) -> Result<PathBuf, OpenError> {

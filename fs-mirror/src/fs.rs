@@ -252,3 +252,6 @@ impl<C: Completion> Fs<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Nothing here ever waits for the mount without a bound, and nothing touches a path below it: the daemon that serves a
 //! mount would wait for itself.
 
+mod control;
 pub(crate) mod table;
 
 use std::io;
@@ -22,7 +23,9 @@ use crate::fuse::{Answer, Frontend};
 /// How many threads read requests unless asked otherwise.
 pub const THREADS_DEFAULT: usize = 4;
 
-/// How long the threads of a session may take to end once the kernel has let go of it.
+/// How soon the threads of a session end when the mount was the only one.
+const THREADS_END_AT_ONCE: Duration = Duration::from_millis(50);
+/// How long they may take once the connection is aborted.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 /// How often a busy mount is tried again.
 const BUSY_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -131,7 +134,7 @@ impl Mount {
     ///
     /// # Errors
     /// See [`UnmountError`]. After `Busy` the mount is as it was, and given back.
-    pub fn stop(self, how: Unmount) -> Result<(), (UnmountError, Option<Mount>)> {
+    pub fn stop(self, how: Unmount) -> Result<(), (UnmountError, Option<Box<Mount>>)> {
         let outcome = match how {
             Unmount::Clean(within) => unmount_when_unused(&self.directory, within),
             Unmount::Abort => abort(&self.directory, self.connection),
@@ -139,14 +142,14 @@ impl Mount {
         match outcome {
             Err(Errno::BUSY) => {
                 let error = UnmountError::Busy(self.directory.clone());
-                Err((error, Some(self)))
+                Err((error, Some(Box::new(self))))
             }
             Err(errno) => {
                 let error = UnmountError::Io {
                     directory: self.directory.clone(),
                     source: errno.into(),
                 };
-                Err((error, Some(self)))
+                Err((error, Some(Box::new(self))))
             }
             Ok(()) => {
                 self.end_threads();
@@ -169,11 +172,11 @@ impl Mount {
             // Nobody listens any more when we were too slow.
             let _ = done.send(joined);
         });
-        if ended.recv_timeout(THREADS_END_WITHIN).is_ok() {
+        if ended.recv_timeout(THREADS_END_AT_ONCE).is_ok() {
             let _ = joiner.join();
             return;
         }
-        tracing::warn!(directory = %directory.display(), "the mount lives on elsewhere: aborting its connection");
+        tracing::info!(directory = %directory.display(), "the mount lives on elsewhere: aborting its connection");
         abort_connection(connection);
         if ended.recv_timeout(THREADS_END_WITHIN).is_err() {
             tracing::error!(directory = %directory.display(), "threads of the mount did not end");
@@ -236,9 +239,8 @@ fn abort(directory: &Path, connection: Option<u32>) -> Result<(), Errno> {
 
 fn abort_connection(connection: Option<u32>) {
     let Some(connection) = connection else { return };
-    // Not there when the connection is gone already, or fusectl is not mounted.
-    if let Err(error) = std::fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
-    {
+    if let Err(error) = control::abort(connection) {
+        // Most often the connection is gone already.
         tracing::debug!(%error, "connection not aborted");
     }
 }

@@ -343,7 +343,7 @@ impl Primary {
             Unmount::Clean => match mount.stop(mount::Unmount::Clean(USERS_LEAVE_WITHIN)) {
                 Ok(()) => Ok(()),
                 Err((error, Some(mount))) => {
-                    self.abort(mount)?;
+                    self.abort(*mount)?;
                     Err(error)
                 }
                 Err((error, None)) => Err(error),

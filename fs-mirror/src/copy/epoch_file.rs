@@ -49,7 +49,7 @@ impl EpochFile {
     pub(super) fn open(directory: &Path) -> Result<EpochFile, EpochError> {
         let path = directory.join(FILE_NAME);
         let epoch = match fs::read(&path) {
-            Ok(bytes) => decode(&bytes).ok_or_else(|| EpochError::Damaged(path))?,
+            Ok(bytes) => decode(&bytes).ok_or(EpochError::Damaged(path))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Epoch(0),
             Err(source) => {
                 return Err(EpochError::Io {

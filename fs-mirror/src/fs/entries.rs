@@ -1,5 +1,6 @@
 //! New objects: giving them to their owner, knowing them, telling the secondary.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Uid, chmod, chownat};
@@ -39,8 +40,8 @@ impl<C: Completion> Fs<C> {
         mode: u32,
         caller: Caller,
     ) -> Result<Adopted, Errno> {
-        let (fd, _) = self.open_child(parent, name)?;
-        let stat = give_to(parent, &fd, mode, caller)?;
+        let (fd, stat) = self.open_child(parent, name)?;
+        let stat = give_to(parent, &fd, stat, mode, caller)?;
         let inode = self.inodes.acquire(fd, &stat);
         let ticket = match self.place(parent) {
             Some(place) => self.ship_creation(place, name, &inode, &stat)?,
@@ -104,13 +105,13 @@ impl Adopted {
 /// setgid directory; the file system below has seen to that.
 fn give_to(
     parent: &Inode,
-    fd: &std::os::fd::OwnedFd,
+    fd: &OwnedFd,
+    stat: Stat,
     mode: u32,
     caller: Caller,
 ) -> Result<Stat, Errno> {
     const SETGID: u32 = 0o2000;
     const LOST_WITH_OWNER: u32 = 0o6000;
-    let stat = rustix::fs::fstat(fd)?;
     let uid = (stat.st_uid != caller.uid).then_some(caller.uid);
     let takes_group =
         stat.st_gid != caller.gid && attributes::permissions(&parent.stat()?) & SETGID == 0;

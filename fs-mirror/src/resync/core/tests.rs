@@ -1,10 +1,13 @@
 use super::*;
 
+/// Directories and files, with their sizes, in one directory.
+type Listing = (Vec<FileId>, Vec<(FileId, u64)>);
+
 /// Carries out a plan against a secondary that differs in some blocks and answers after `lag` steps.
 struct Run {
     plan: Plan,
     /// Content of the tree: directories with their directories and files.
-    tree: HashMap<FileId, (Vec<FileId>, Vec<(FileId, u64)>)>,
+    tree: HashMap<FileId, Listing>,
     differing: HashSet<(FileId, u64)>,
     lag: usize,
     seq: u64,
