@@ -73,13 +73,7 @@ impl Cluster {
 
     fn init(&self, first: &Node) -> anyhow::Result<()> {
         let addresses = addresses(first);
-        let mut arguments = vec![
-            "cluster",
-            "init",
-            "lab",
-            "--server",
-            &first.name,
-        ];
+        let mut arguments = vec!["cluster", "init", "lab", "--server", &first.name];
         for address in &addresses {
             arguments.extend(["--address", address]);
         }
@@ -262,6 +256,14 @@ impl Cluster {
             }
         }
         Err(last.context("a cluster without servers")?)
+    }
+
+    /// All events a server knows.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn events_of(&self, server: &str) -> anyhow::Result<Vec<v1::EventReply>> {
+        self.observer.events(&self.lab.root(server))
     }
 
     /// What a server says of its own part of the module.

@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-/// A living daemon answers within this time.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
+/// A living daemon answers within this time, even while it waits for a report of another that is dead or frozen.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Events of a whole run; the cluster keeps fewer.
 const EVENTS_MAX: u64 = 10_000;
 

@@ -29,7 +29,6 @@ pub struct Record {
 #[derive(Debug, Default)]
 struct History {
     records: BTreeMap<u64, Record>,
-    first_seen_unix_ms: BTreeMap<u64, u64>,
     contradiction: Option<String>,
 }
 
@@ -59,22 +58,6 @@ impl Roles {
             must_stop,
             threads,
         }
-    }
-
-    /// Primaries in the order of the epochs, without repetitions.
-    pub fn primaries(&self) -> Vec<String> {
-        let mut order: Vec<String> = Vec::new();
-        for record in self.history.lock().records.values() {
-            if !record.primary.is_empty() && order.last() != Some(&record.primary) {
-                order.push(record.primary.clone());
-            }
-        }
-        order
-    }
-
-    /// Wall clock at which an epoch was first seen by us.
-    pub fn first_seen_unix_ms(&self, epoch: u64) -> Option<u64> {
-        self.history.lock().first_seen_unix_ms.get(&epoch).copied()
     }
 
     /// One record for one epoch, and no promotion from outside the in-sync set.
@@ -108,13 +91,13 @@ fn watch(root: &std::path::Path, module: &str, history: &Mutex<History>, stop: &
     while !stop.load(Ordering::Relaxed) {
         // A server that does not answer believes nothing that could be checked.
         if let Ok(state) = observer.module(root, module) {
-            note(&mut history.lock(), &state, crate::wait::unix_ms());
+            note(&mut history.lock(), &state);
         }
         std::thread::sleep(ASK_INTERVAL);
     }
 }
 
-fn note(history: &mut History, state: &v1::ModuleStateReply, now_unix_ms: u64) {
+fn note(history: &mut History, state: &v1::ModuleStateReply) {
     let record = Record {
         primary: state.primary.clone(),
         in_sync: state.in_sync.iter().cloned().collect(),
@@ -129,10 +112,6 @@ fn note(history: &mut History, state: &v1::ModuleStateReply, now_unix_ms: u64) {
             state.epoch
         ));
     }
-    history
-        .first_seen_unix_ms
-        .entry(state.epoch)
-        .or_insert(now_unix_ms);
 }
 
 fn verify_promotions(records: &BTreeMap<u64, Record>) -> anyhow::Result<()> {
@@ -154,6 +133,24 @@ fn verify_promotions(records: &BTreeMap<u64, Record>) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Primaries of a module in their order, without repetitions, as the events tell it.
+pub fn primaries(module: &str, events: &[v1::EventReply]) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    for event in events.iter().filter(|event| event.module == module) {
+        let told = [" took over", " is primary"]
+            .iter()
+            .filter_map(|words| event.text.split_once(words))
+            .filter_map(|(before, _)| before.rsplit(' ').next())
+            .next();
+        if let Some(name) = told
+            && order.last().is_none_or(|last| last != name)
+        {
+            order.push(name.to_owned());
+        }
+    }
+    order
 }
 
 /// Every change of the epoch of a module is explained (P10).
@@ -222,6 +219,26 @@ mod tests {
     }
 
     #[test]
+    fn primaries_are_read_from_events() {
+        let texts = [
+            "s1 is primary by an operator's word",
+            "s1 goes on alone: the copy on s2 is out of date from now on",
+            "s2 took over: s1, which was primary, counts as down",
+            "planned switchover: s1 is primary, s2 secondary",
+        ];
+        let events: Vec<_> = (1..)
+            .zip(texts)
+            .map(|(id, text)| v1::EventReply {
+                id,
+                module: "m".to_owned(),
+                text: text.to_owned(),
+                ..Default::default()
+            })
+            .collect();
+        assert_eq!(primaries("m", &events), ["s1", "s2", "s1"]);
+    }
+
+    #[test]
     fn two_records_of_one_epoch_are_found() {
         let mut history = History::default();
         let mut state = v1::ModuleStateReply {
@@ -229,10 +246,10 @@ mod tests {
             primary: "s1".to_owned(),
             ..Default::default()
         };
-        note(&mut history, &state, 0);
+        note(&mut history, &state);
         assert!(history.contradiction.is_none());
         state.primary = "s2".to_owned();
-        note(&mut history, &state, 0);
+        note(&mut history, &state);
         assert!(history.contradiction.is_some());
     }
 

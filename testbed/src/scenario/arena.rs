@@ -11,9 +11,11 @@ use crate::oracle::wire::Wire;
 use crate::oracle::{Application, Target};
 use crate::wait;
 use anyhow::{Context as _, ensure};
-use api::v1::ModuleState;
+use api::v1::{self, ModuleState};
+use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub struct Arena {
     cluster: Cluster,
     application: Application,
     holdings: Option<[Holdings; 2]>,
+    /// Every event ever seen, by its number: the cluster keeps only the newest.
+    events: Mutex<BTreeMap<u64, v1::EventReply>>,
     /// Random source of the scenarios; its seed is printed.
     pub random: StdRng,
 }
@@ -65,6 +69,7 @@ impl Arena {
             cluster,
             application,
             holdings: None,
+            events: Mutex::default(),
             random: StdRng::seed_from_u64(seed),
         })
     }
@@ -166,7 +171,8 @@ impl Arena {
         Ok(primary)
     }
 
-    /// Waits until the committed primary is `server`, as that server itself sees it. Answers the milliseconds since `cut_ns`.
+    /// Waits until `server` has applied that it is the primary, and answers the milliseconds between `cut_ns` and the
+    /// proposal that made it so. All servers of a lab share one wall clock.
     ///
     /// # Errors
     /// Not within the deadline.
@@ -176,18 +182,27 @@ impl Arena {
         cut_ns: u64,
         deadline: Duration,
     ) -> anyhow::Result<f64> {
-        wait::until(&format!("takeover by {server}"), deadline, || {
-            let state = self
+        let cut_unix_ms = wait::unix_ms() as f64 - ms_since(cut_ns);
+        let said = [
+            format!("{server} took over"),
+            format!("{server} is primary"),
+        ];
+        let at = wait::until(&format!("takeover by {server}"), deadline, || {
+            let events = self
                 .cluster
-                .module_state(server)
+                .events_of(server)
                 .map_err(|e| format!("{e:#}"))?;
-            if state.primary == server {
-                Ok(())
-            } else {
-                Err(observe::summary(&state))
+            let is_takeover = |event: &&v1::EventReply| {
+                event.module == MODULE
+                    && event.at_unix_ms as f64 >= cut_unix_ms.floor()
+                    && said.iter().any(|text| event.text.contains(text))
+            };
+            match events.iter().find(is_takeover) {
+                Some(event) => Ok(event.at_unix_ms as f64),
+                None => Err(events.last().map_or_else(String::new, |e| e.text.clone())),
             }
         })?;
-        Ok(ms_since(cut_ns))
+        Ok(at - cut_unix_ms)
     }
 
     /// Waits until the client is served again; answers the milliseconds since `cut_ns`.
@@ -281,16 +296,23 @@ impl Arena {
 
     /// P2, P4, P10.
     fn verify_roles(&self) -> anyhow::Result<()> {
+        let mut seen = self.events.lock();
+        seen.extend(
+            self.cluster
+                .events()?
+                .into_iter()
+                .map(|event| (event.id, event)),
+        );
+        let events: Vec<v1::EventReply> = seen.values().cloned().collect();
         if let (Some(roles), Some(wire)) = (&self.roles, &self.wire) {
             roles.verify()?;
-            let hosts: Vec<u8> = roles
-                .primaries()
+            let hosts: Vec<u8> = roles::primaries(MODULE, &events)
                 .iter()
                 .filter_map(|name| Some(self.lab().server(name).ok()?.node().host))
                 .collect();
             wire.verify(&hosts)?;
         }
-        roles::verify_causes(MODULE, &self.cluster.events()?)
+        roles::verify_causes(MODULE, &events)
     }
 
     /// P11: in the same role a server holds what the first one in that role held.
