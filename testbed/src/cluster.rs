@@ -42,6 +42,7 @@ pub fn missing() -> Option<String> {
 pub struct Cluster {
     lab: Lab,
     observer: Observer,
+    used_tokens: Vec<String>,
 }
 
 impl Cluster {
@@ -54,9 +55,10 @@ impl Cluster {
         for node in &nodes {
             lab.start_daemon(&node.name)?;
         }
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             lab,
             observer: Observer::new()?,
+            used_tokens: Vec::new(),
         };
         for node in &nodes {
             cluster.wait_answers(&node.name)?;
@@ -64,7 +66,8 @@ impl Cluster {
         let (first, others) = nodes.split_first().context("a topology without servers")?;
         cluster.init(first)?;
         for node in others {
-            cluster.join(first, node)?;
+            let token = cluster.join(first, node)?;
+            cluster.used_tokens.push(token);
         }
         let wanted: Vec<&str> = nodes.iter().map(|n| n.name.as_str()).collect();
         cluster.wait_members(first, &wanted)?;
@@ -81,7 +84,8 @@ impl Cluster {
         Ok(())
     }
 
-    fn join(&self, first: &Node, node: &Node) -> anyhow::Result<()> {
+    /// Answers the token that was used.
+    fn join(&self, first: &Node, node: &Node) -> anyhow::Result<String> {
         let mut ask = vec!["cluster", "token"];
         if node.kind == NodeKind::Witness {
             ask.push("--witness");
@@ -95,7 +99,18 @@ impl Cluster {
             arguments.extend(["--address", address]);
         }
         self.skcli(&node.name)?.json(&arguments)?;
-        Ok(())
+        Ok(token.to_owned())
+    }
+
+    /// The token with which the last member joined.
+    ///
+    /// # Errors
+    /// Nobody joined.
+    pub fn used_token(&self) -> anyhow::Result<&str> {
+        self.used_tokens
+            .last()
+            .map(String::as_str)
+            .context("nobody joined")
     }
 
     /// All members are known, and with three or more of them all vote.

@@ -47,6 +47,7 @@ pub struct Holder {
     name: String,
     outer: Child,
     init: u32,
+    is_killed: bool,
     is_ended: bool,
 }
 
@@ -92,6 +93,7 @@ impl Holder {
             name: plan.name.clone(),
             outer,
             init,
+            is_killed: false,
             is_ended: false,
         })
     }
@@ -105,7 +107,10 @@ impl Holder {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn kill(&self) -> anyhow::Result<()> {
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if std::mem::replace(&mut self.is_killed, true) {
+            return Ok(());
+        }
         kill(self.init, Signal::KILL).with_context(|| format!("cut the power of {}", self.name))
     }
 

@@ -107,10 +107,10 @@ impl Server {
     }
 
     /// Kills everything inside without waiting; `power_off` follows.
-    pub(super) fn kill_init(&self) -> anyhow::Result<()> {
+    pub(super) fn kill_init(&mut self) -> anyhow::Result<()> {
         self.holder
-            .as_ref()
-            .with_context(|| format!("{} has no power", self.name()))?
+            .as_mut()
+            .with_context(|| format!("{} has no power", self.node.name))?
             .kill()
     }
 

@@ -385,6 +385,14 @@ impl Arena {
         for server in self.lab().servers() {
             text += &tail(server.log());
         }
+        for server in self.lab().servers() {
+            let name = server.name();
+            let said = match self.cluster.cluster_state(name) {
+                Ok(state) => cluster_summary(&state),
+                Err(error) => format!("{error:#}"),
+            };
+            let _infallible = writeln!(text, "--- cluster as {name} sees it: {said}");
+        }
         for name in self.cluster.server_names() {
             let state = self
                 .cluster
@@ -417,6 +425,34 @@ impl Arena {
         }
         text
     }
+}
+
+fn cluster_summary(state: &v1::ClusterStateReply) -> String {
+    let members: Vec<String> = state
+        .members
+        .iter()
+        .map(|member| {
+            let heard: Vec<String> = member
+                .lans
+                .iter()
+                .map(|lan| match lan.heard_age_ms {
+                    u64::MAX => "never".to_owned(),
+                    age => format!("{age} ms"),
+                })
+                .collect();
+            let down = if member.is_down { " DOWN" } else { "" };
+            format!("{}{down} heard {}", member.name, heard.join("/"))
+        })
+        .collect();
+    format!(
+        "leader {} term {} applied {} quorum {} lease {} ms; {}",
+        state.leader,
+        state.term,
+        state.applied_index,
+        state.has_quorum,
+        state.lease_remaining_ms,
+        members.join(", ")
+    )
 }
 
 fn tail(path: &std::path::Path) -> String {
