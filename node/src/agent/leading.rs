@@ -14,7 +14,6 @@ use super::open_addition::OpenAddition;
 use super::partnership::Partnership;
 use super::warden::Warden;
 use crate::core::plan::Stage;
-use crate::core::right::Standing;
 use crate::member::Member;
 use crate::shell::addresses::{AddressKeeper, EXPIRY_MAX, Renewal, VirtualAddress, find_interface};
 
@@ -32,8 +31,6 @@ pub struct LeadingParts {
     pub copy: Arc<Copy>,
     /// The note of a proposed addition.
     pub addition: Arc<OpenAddition>,
-    /// What this daemon knows beside the record.
-    pub standing: Standing,
 }
 
 /// One tenure as primary.
@@ -83,7 +80,8 @@ impl Leading {
         let warden = Arc::new(Warden {
             consensus: parts.member.consensus.clone(),
             module: parts.module.clone(),
-            standing: parts.standing,
+            me: parts.member.id(),
+            fresh: parts.member.fresh(),
             addition: Arc::clone(&parts.addition),
             gate: Arc::clone(&gate),
         });

@@ -457,7 +457,6 @@ impl Agent {
             module: self.module.clone(),
             copy: Arc::clone(&self.installed.copy),
             addition: Arc::clone(&self.installed.addition),
-            standing: self.standing(),
         };
         self.local = Local::Leading(Leading::mount(parts, epoch, peer_in_sync).await?);
         Ok(())

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use consensus::liveness::BootTime;
-use consensus::state::ModuleName;
+use consensus::state::{ModuleName, ServerId};
 use consensus::{Consensus, Lease};
 use fs_mirror::Gate;
+use tokio::sync::watch;
 
 use super::open_addition::OpenAddition;
 use crate::core::right::{Right, Standing};
@@ -18,8 +19,11 @@ pub struct Warden {
     pub consensus: Consensus,
     /// The module.
     pub module: ModuleName,
-    /// What this daemon knows beside the record; the addition is read anew each time.
-    pub standing: Standing,
+    /// This server.
+    pub me: ServerId,
+    /// Whether this daemon's start has been applied: a copy alone in the in-sync set may be led before that, and then the
+    /// answer changes during the tenure.
+    pub fresh: watch::Receiver<bool>,
     /// The note of a proposed addition.
     pub addition: Arc<OpenAddition>,
     /// What it opens and closes.
@@ -32,11 +36,13 @@ impl Warden {
         let lease = self.consensus.lease();
         let mut lease_changed = lease.changed();
         let mut applied = self.consensus.watch();
+        let mut fresh = self.fresh.clone();
         loop {
             self.adjust(&lease);
             let ended = tokio::select! {
                 changed = lease_changed.changed() => changed.is_err(),
                 changed = applied.changed() => changed.is_err(),
+                changed = fresh.changed() => changed.is_err(),
             };
             if ended {
                 return;
@@ -51,8 +57,9 @@ impl Warden {
         let BootTime(until) = lease.valid_until();
         let state = self.consensus.state();
         let standing = Standing {
+            me: self.me,
+            is_fresh: *self.fresh.borrow(),
             addition_open: self.addition.epoch(),
-            ..self.standing
         };
         let right = state
             .modules
