@@ -69,7 +69,12 @@ impl Daemon {
         make_dir(&paths.modules(), 0o711)?;
         fs::create_dir_all(paths.root().join("run/sidekick"))?;
         let lock = File::create(paths.lock())?;
-        if rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if rustix::fs::flock(
+            lock.as_fd(),
+            rustix::fs::FlockOperation::NonBlockingLockExclusive,
+        )
+        .is_err()
+        {
             return Err(StartError::Running(paths.state().display().to_string()).into());
         }
         Ok(Arc::new(Self {
@@ -105,7 +110,9 @@ impl Daemon {
                 tracing::debug!("the daemon is gone");
             }
         };
-        router.serve_with_incoming_shutdown(control.incoming(), stop).await?;
+        router
+            .serve_with_incoming_shutdown(control.incoming(), stop)
+            .await?;
         self.leave().await;
         Ok(())
     }
@@ -118,7 +125,10 @@ impl Daemon {
             agent.ask(Request::Leave { done }).then_some(left)
         });
         let all_left = futures_util::future::join_all(left);
-        if tokio::time::timeout(LEAVE_DEADLINE, all_left).await.is_err() {
+        if tokio::time::timeout(LEAVE_DEADLINE, all_left)
+            .await
+            .is_err()
+        {
             tracing::warn!("some modules did not stop within {LEAVE_DEADLINE:?}");
         }
     }
@@ -142,25 +152,45 @@ impl Daemon {
     ///
     /// # Errors
     /// The log does not belong to the identity, or the port is taken.
-    pub async fn become_member(self: &Arc<Self>, identity: Identity) -> anyhow::Result<Arc<Member>> {
+    pub async fn become_member(
+        self: &Arc<Self>,
+        identity: Identity,
+    ) -> anyhow::Result<Arc<Member>> {
         let security = Arc::new(Security::load(&self.paths.identity(), &identity)?);
-        let dialer = Arc::new(MemberDialer::new(Arc::clone(&security), identity.addresses.clone()));
+        let dialer = Arc::new(MemberDialer::new(
+            Arc::clone(&security),
+            identity.addresses.clone(),
+        ));
         let incarnation = self.next_incarnation()?;
         let enrolled = self.paths.identity().join("enrolled");
         let consensus = Consensus::start(Options {
             me: ServerId(identity.server_id),
             cluster: identity.cluster_id,
             // R12: once this server has voted, an empty log under its number is a lost vote.
-            origin: if enrolled.exists() { Origin::Existing } else { Origin::New },
+            origin: if enrolled.exists() {
+                Origin::Existing
+            } else {
+                Origin::New
+            },
             dir: self.paths.raft(),
             dialer: dialer.clone(),
             incarnation,
-            known: identity.known.iter().map(|known| (ServerId(known.id), known.addresses.clone())).collect(),
+            known: identity
+                .known
+                .iter()
+                .map(|known| (ServerId(known.id), known.addresses.clone()))
+                .collect(),
             lease_ms: identity.lease_ms,
         })
         .await?;
         replace_durably(&enrolled, b"")?;
-        let member = Arc::new(Member::new(self.paths.clone(), identity, consensus, dialer, incarnation));
+        let member = Arc::new(Member::new(
+            self.paths.clone(),
+            identity,
+            consensus,
+            dialer,
+            incarnation,
+        ));
         self.listen(&member, &security).await?;
         self.found(&member).await?;
         self.member.store(Some(Arc::clone(&member)));
@@ -181,17 +211,24 @@ impl Daemon {
                 info: founding.info,
                 first: founding.first,
             };
-            member.consensus.bootstrap(member.proposal(command, "skcli cluster init")).await?;
+            member
+                .consensus
+                .bootstrap(member.proposal(command, "skcli cluster init"))
+                .await?;
         }
         Ok(())
     }
 
-    async fn listen(self: &Arc<Self>, member: &Arc<Member>, security: &Arc<Security>) -> anyhow::Result<()> {
-        let listener = Listener::bind(&member.identity.addresses, security.server_config()?).await?;
-        let routes = member
-            .consensus
-            .routes()
-            .add_service(PeerService::new(Arc::clone(self), Arc::clone(member), Arc::clone(security)).server());
+    async fn listen(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        security: &Arc<Security>,
+    ) -> anyhow::Result<()> {
+        let listener =
+            Listener::bind(&member.identity.addresses, security.server_config()?).await?;
+        let routes = member.consensus.routes().add_service(
+            PeerService::new(Arc::clone(self), Arc::clone(member), Arc::clone(security)).server(),
+        );
         let daemon = Arc::clone(self);
         let on_mirror = move |connection: MirrorConnection| daemon.on_mirror(connection);
         let mut stopping = self.stopping.subscribe();
@@ -225,7 +262,9 @@ impl Daemon {
         let module = hello.module.parse::<ModuleName>().ok();
         match module.and_then(|module| self.agent(&module)) {
             None => link.refuse(RefusalReason::UnknownModule),
-            Some(_) if hello.from != from.0 || !self.is_member(from) => link.refuse(RefusalReason::NotSecondary),
+            Some(_) if hello.from != from.0 || !self.is_member(from) => {
+                link.refuse(RefusalReason::NotSecondary)
+            }
             Some(agent) => {
                 if !agent.ask(Request::Session { link, hello }) {
                     tracing::info!("the agent was too busy to take a stream");
@@ -243,7 +282,11 @@ impl Daemon {
             {
                 let mut agents = self.agents.lock();
                 agents.retain(|module, _| state.modules.contains_key(module));
-                for record in state.modules.values().filter(|record| record.servers.contains(&member.id())) {
+                for record in state
+                    .modules
+                    .values()
+                    .filter(|record| record.servers.contains(&member.id()))
+                {
                     agents
                         .entry(record.name.clone())
                         .or_insert_with(|| agent::start(Arc::clone(&member), record.name.clone()));
@@ -256,17 +299,20 @@ impl Daemon {
     }
 
     fn is_member(&self, server: ServerId) -> bool {
-        self.member().is_some_and(|member| member.state().members.contains_key(&server))
+        self.member()
+            .is_some_and(|member| member.state().members.contains_key(&server))
     }
 
     /// Numbers this start; durable before anything is said in its name.
     fn next_incarnation(&self) -> io::Result<Incarnation> {
         let path = self.paths.state().join("incarnation");
         let last: u64 = match fs::read_to_string(&path) {
-            Ok(text) => text
-                .trim()
-                .parse()
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display())))?,
+            Ok(text) => text.trim().parse().map_err(|_| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{} is damaged", path.display()),
+                )
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         };
@@ -278,6 +324,9 @@ impl Daemon {
 
 /// Makes a directory with exactly `mode`.
 fn make_dir(dir: &std::path::Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(dir)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(mode))
 }

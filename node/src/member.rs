@@ -94,7 +94,11 @@ impl Member {
 
     /// A proposal of this daemon itself.
     pub fn proposal(&self, command: Command, evidence: &str) -> Proposal {
-        self.proposal_by(command, &format!("server {}", self.identity.server), evidence)
+        self.proposal_by(
+            command,
+            &format!("server {}", self.identity.server),
+            evidence,
+        )
     }
 
     /// A proposal in the name of `author`.
@@ -118,7 +122,10 @@ impl Member {
             .dialer
             .dial_mirror(peer, &member.addresses)
             .await
-            .map_err(|source| DialError::Unreachable { server: peer, source })?;
+            .map_err(|source| DialError::Unreachable {
+                server: peer,
+                source,
+            })?;
         Link::client(socket, tls).map_err(DialError::Link)
     }
 
@@ -129,23 +136,31 @@ impl Member {
 
     /// What is left of this server's lease; `None` when it has run out.
     pub fn lease_remaining(&self) -> Option<Duration> {
-        let left = self.consensus.lease().valid_until().ns_since(consensus::boot_time());
+        let left = self
+            .consensus
+            .lease()
+            .valid_until()
+            .ns_since(consensus::boot_time());
         (left > 0).then(|| Duration::from_nanos(left))
     }
 
     /// How old the newest word from a majority of voters is: what is shown here may be that old (R13). `None`: never.
     pub fn majority_age(&self) -> Option<Duration> {
         let until = self.consensus.lease().valid_until();
-        let heard_ns = until.0.checked_sub(u64::try_from(self.lease_length().as_nanos()).ok()?)?;
-        Some(Duration::from_nanos(consensus::boot_time().0.saturating_sub(heard_ns)))
+        let heard_ns = until
+            .0
+            .checked_sub(u64::try_from(self.lease_length().as_nanos()).ok()?)?;
+        Some(Duration::from_nanos(
+            consensus::boot_time().0.saturating_sub(heard_ns),
+        ))
     }
 
     /// The name of a member, for people.
     pub fn name_of(&self, server: ServerId) -> String {
-        self.state()
-            .members
-            .get(&server)
-            .map_or_else(|| format!("server {server}"), |member| member.name.to_string())
+        self.state().members.get(&server).map_or_else(
+            || format!("server {server}"),
+            |member| member.name.to_string(),
+        )
     }
 
     /// Commits that this daemon has started: every session with its predecessor is over. Repeats until applied.
@@ -159,7 +174,10 @@ impl Member {
                     .is_some_and(|member| member.incarnation >= self.incarnation)
             };
             if is_known(&applied.borrow_and_update().state) {
-                tracing::info!(incarnation = self.incarnation.0, "the start of this daemon is applied");
+                tracing::info!(
+                    incarnation = self.incarnation.0,
+                    "the start of this daemon is applied"
+                );
                 self.fresh.send_replace(true);
                 return;
             }
@@ -167,7 +185,14 @@ impl Member {
                 server: self.id(),
                 incarnation: self.incarnation,
             };
-            match self.consensus.propose(self.proposal(command, "daemon started"), START_PROPOSAL_DEADLINE).await {
+            match self
+                .consensus
+                .propose(
+                    self.proposal(command, "daemon started"),
+                    START_PROPOSAL_DEADLINE,
+                )
+                .await
+            {
                 Ok(_) => self.wait_applied(&mut applied, is_known).await,
                 Err(ProposeError::Rejected(rejection)) => {
                     tracing::error!(%rejection, "the cluster refuses this server");
@@ -184,7 +209,10 @@ impl Member {
         is_known: impl Fn(&ClusterState) -> bool,
     ) {
         let known = applied.wait_for(|applied| is_known(&applied.state));
-        if tokio::time::timeout(START_PROPOSAL_DEADLINE, known).await.is_err() {
+        if tokio::time::timeout(START_PROPOSAL_DEADLINE, known)
+            .await
+            .is_err()
+        {
             tracing::warn!("the start of this daemon is committed but not applied here yet");
         }
     }
@@ -204,5 +232,7 @@ impl Member {
 pub fn unix_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }

@@ -72,7 +72,10 @@ pub async fn unpacked(
 
 async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Vec<u8>, PackageError> {
     let state = member.state();
-    let others = state.members.values().filter(|other| other.id != member.id());
+    let others = state
+        .members
+        .values()
+        .filter(|other| other.id != member.id());
     for other in others.filter(|other| other.kind == MemberKind::Server) {
         let channel = match member.dialer.channel(other.id, &other.addresses).await {
             Ok(channel) => channel,
@@ -81,7 +84,8 @@ async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Vec<u8>, Pack
                 continue;
             }
         };
-        let mut client = PeerClient::new(channel).max_decoding_message_size(PACKAGE_BYTES_MAX + (1 << 20));
+        let mut client =
+            PeerClient::new(channel).max_decoding_message_size(PACKAGE_BYTES_MAX + (1 << 20));
         let request = FetchPackageRequest {
             hash: hash.0.to_vec().into(),
         };
@@ -93,7 +97,9 @@ async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Vec<u8>, Pack
                 }
                 tracing::warn!("server {} sent another package than {hash}", other.id);
             }
-            Err(status) => tracing::debug!(%status, "server {} does not have package {hash}", other.id),
+            Err(status) => {
+                tracing::debug!(%status, "server {} does not have package {hash}", other.id)
+            }
         }
     }
     Err(PackageError::Nowhere(*hash))

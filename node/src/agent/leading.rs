@@ -61,7 +61,11 @@ impl Leading {
     ///
     /// # Errors
     /// The epoch cannot be made durable, or the mount fails: nothing is left behind.
-    pub async fn mount(parts: LeadingParts, epoch: Epoch, peer_in_sync: bool) -> anyhow::Result<Leading> {
+    pub async fn mount(
+        parts: LeadingParts,
+        epoch: Epoch,
+        peer_in_sync: bool,
+    ) -> anyhow::Result<Leading> {
         let gate = Arc::new(Gate::closed());
         let (events_in, events) = mpsc::unbounded_channel();
         let copy = Arc::clone(&parts.copy);
@@ -73,7 +77,14 @@ impl Leading {
                 }
             };
             let options = PrimaryOptions::default();
-            Primary::start(copy, fs_mirror::Epoch(epoch.0), peer_in_sync, primary_gate, Box::new(report), options)
+            Primary::start(
+                copy,
+                fs_mirror::Epoch(epoch.0),
+                peer_in_sync,
+                primary_gate,
+                Box::new(report),
+                options,
+            )
         })
         .await??;
         let primary = Arc::new(primary);
@@ -143,18 +154,25 @@ impl Leading {
                 ip: wanted.addr,
                 interface: wanted.interface.clone(),
             };
-            let kept = find_interface(&address)
-                .and_then(|interface| AddressKeeper::start(&interface, wanted.addr, move || renewal(gate.remaining())));
+            let kept = find_interface(&address).and_then(|interface| {
+                AddressKeeper::start(&interface, wanted.addr, move || renewal(gate.remaining()))
+            });
             match kept {
                 Ok(keeper) => self.addresses.push(keeper),
-                Err(error) => tracing::warn!(module = %self.module, %error, "virtual address not added"),
+                Err(error) => {
+                    tracing::warn!(module = %self.module, %error, "virtual address not added")
+                }
             }
         }
     }
 
     /// True when an address that should be here is not: it could not be added, or ran out with a lease that came back.
     pub fn lacks_addresses(&self, configuration: &Configuration) -> bool {
-        let held = self.addresses.iter().filter(|keeper| keeper.is_held()).count();
+        let held = self
+            .addresses
+            .iter()
+            .filter(|keeper| keeper.is_held())
+            .count();
         self.wants_addresses && held < configuration.virtual_addresses.len()
     }
 

@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, ServerId, StepDownReason, Wanted};
+use consensus::state::{
+    Command, Epoch, MirrorRecord, ModuleName, ServerId, StepDownReason, Wanted,
+};
 use fs_mirror::{Copy, CopyConfig, Hello, Link, RefusalReason, Secondary, SecondaryEvent};
 use module::Configuration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -137,7 +139,9 @@ async fn run(
         match prepared {
             Ok(Some(installed)) => {
                 tracing::info!(module = %module, directory = %installed.directory.display(), "module ready on this server");
-                Agent::new(member, module, installed, requests, report).run().await;
+                Agent::new(member, module, installed, requests, report)
+                    .run()
+                    .await;
                 return;
             }
             Ok(None) => return,
@@ -179,7 +183,10 @@ struct Installed {
 
 impl Installed {
     /// `None` when the module is not installed any more.
-    async fn prepare(member: &Arc<Member>, module: &ModuleName) -> Result<Option<Installed>, NotReady> {
+    async fn prepare(
+        member: &Arc<Member>,
+        module: &ModuleName,
+    ) -> Result<Option<Installed>, NotReady> {
         let state = member.state();
         let Some(record) = state.modules.get(module) else {
             return Ok(None);
@@ -187,7 +194,12 @@ impl Installed {
         let module_dir = member.module_dir(module)?;
         let (package, unpacked) = packages::unpacked(member, module, &record.package).await?;
         let configuration = package.configuration().clone();
-        let directory = configuration.rfs.directories.first().cloned().unwrap_or_default();
+        let directory = configuration
+            .rfs
+            .directories
+            .first()
+            .cloned()
+            .unwrap_or_default();
         let application = Application::new(member, module, &configuration, &unpacked, &directory)?;
         application.end_leftovers().await?;
         std::fs::create_dir_all(member.paths.scripts(module))?;
@@ -361,7 +373,8 @@ impl Agent {
     /// lead, and after a restart it leads again.
     fn has_left(&mut self, record: Option<&MirrorRecord>) -> bool {
         let me = self.member.id();
-        let must_hand_over = record.is_some_and(|record| record.primary == Some(me) && record.in_sync.len() > 1);
+        let must_hand_over =
+            record.is_some_and(|record| record.primary == Some(me) && record.in_sync.len() > 1);
         let has_left = matches!(self.local, Local::Nothing) && !must_hand_over;
         if has_left && let Some(done) = self.leaving.take() {
             return done.send(()).is_ok();
@@ -405,14 +418,18 @@ impl Agent {
     fn is_paused(&self, goal: Goal) -> bool {
         let is_leading = matches!(self.local, Local::Leading(_));
         let must_fence = matches!(goal, Goal::Fence | Goal::Down | Goal::Follow) && is_leading;
-        !must_fence && (self.installed.application.is_busy() || self.right_lost_at.is_some() && is_leading)
+        !must_fence
+            && (self.installed.application.is_busy() || self.right_lost_at.is_some() && is_leading)
     }
 
     async fn perform(&mut self, step: Step) -> bool {
         let outcome = match step {
             Step::StartFollowing => self.start_following().await,
             Step::StopFollowing => self.stop_following().await,
-            Step::MountPrimary { epoch, peer_in_sync } => self.mount_primary(epoch, peer_in_sync).await,
+            Step::MountPrimary {
+                epoch,
+                peer_in_sync,
+            } => self.mount_primary(epoch, peer_in_sync).await,
             Step::AddAddresses => self.add_addresses(),
             Step::StartApplication => self.start_application(),
             Step::StopApplication => self.stop_application(),
@@ -428,7 +445,8 @@ impl Agent {
             }
             Err(error) => {
                 tracing::error!(module = %self.module, ?step, error = format!("{error:#}"), "step failed");
-                self.report.send_modify(|report| report.trouble = Some(format!("{error:#}")));
+                self.report
+                    .send_modify(|report| report.trouble = Some(format!("{error:#}")));
                 self.not_before = Instant::now() + STEP_RETRY;
                 false
             }
@@ -500,7 +518,11 @@ impl Agent {
         Ok(())
     }
 
-    async fn propose_hand_over(&mut self, epoch: Epoch, to: Option<ServerId>) -> anyhow::Result<()> {
+    async fn propose_hand_over(
+        &mut self,
+        epoch: Epoch,
+        to: Option<ServerId>,
+    ) -> anyhow::Result<()> {
         let command = match to {
             Some(to) => Command::Switchover {
                 module: self.module.clone(),
@@ -515,7 +537,8 @@ impl Agent {
                 reason: StepDownReason::Stopped,
             },
         };
-        self.propose(command, "application stopped, drained, unmounted").await
+        self.propose(command, "application stopped, drained, unmounted")
+            .await
     }
 
     async fn propose_take_over(&mut self, record: &MirrorRecord) -> bool {
@@ -524,7 +547,10 @@ impl Agent {
             epoch: record.epoch,
             server: self.member.id(),
         };
-        match self.propose(command, "started, in sync, and there is no primary").await {
+        match self
+            .propose(command, "started, in sync, and there is no primary")
+            .await
+        {
             Ok(()) => true,
             Err(error) => {
                 tracing::info!(module = %self.module, error = format!("{error:#}"), "not the new primary");
@@ -539,8 +565,18 @@ impl Agent {
         let mut applied = self.member.consensus.watch();
         let epoch = self.record().map(|record| record.epoch);
         let proposal = self.member.proposal(command, evidence);
-        self.member.consensus.propose(proposal, PROPOSAL_DEADLINE).await?;
-        let moved = applied.wait_for(|applied| applied.state.modules.get(&self.module).map(|record| record.epoch) != epoch);
+        self.member
+            .consensus
+            .propose(proposal, PROPOSAL_DEADLINE)
+            .await?;
+        let moved = applied.wait_for(|applied| {
+            applied
+                .state
+                .modules
+                .get(&self.module)
+                .map(|record| record.epoch)
+                != epoch
+        });
         tokio::time::timeout(PROPOSAL_DEADLINE, moved).await??;
         Ok(())
     }
@@ -613,7 +649,9 @@ impl Agent {
 
     fn on_restart(&mut self, done: oneshot::Sender<Result<(), RestartRefused>>) {
         match &self.local {
-            Local::Leading(leading) if leading.stage() == Stage::Serving && !self.installed.application.is_busy() => {
+            Local::Leading(leading)
+                if leading.stage() == Stage::Serving && !self.installed.application.is_busy() =>
+            {
                 self.restart = Some(done);
                 self.installed.application.stop();
             }
@@ -628,18 +666,27 @@ impl Agent {
     /// Blocks for one small write and the persisting of an epoch.
     fn on_session(&mut self, link: Link, hello: &Hello) {
         let me = self.member.id();
-        let is_credible = !hello.in_sync || self.record().is_some_and(|record| is_in_step(&record, hello, me));
+        let is_credible = !hello.in_sync
+            || self
+                .record()
+                .is_some_and(|record| is_in_step(&record, hello, me));
         let answered = match &self.local {
             Local::Following(secondary) if is_credible => {
-                tokio::task::block_in_place(|| secondary.accept(link, hello)).map_err(anyhow::Error::new)
+                tokio::task::block_in_place(|| secondary.accept(link, hello))
+                    .map_err(anyhow::Error::new)
             }
             Local::Following(_) | Local::Nothing | Local::Leading(_) => {
-                tokio::task::block_in_place(|| link.refuse(RefusalReason::NotSecondary)).map_err(anyhow::Error::new)
+                tokio::task::block_in_place(|| link.refuse(RefusalReason::NotSecondary))
+                    .map_err(anyhow::Error::new)
             }
         };
         match answered {
-            Ok(()) => tracing::info!(module = %self.module, from = hello.from, "answered the primary's stream"),
-            Err(error) => tracing::info!(module = %self.module, error = format!("{error:#}"), "no session"),
+            Ok(()) => {
+                tracing::info!(module = %self.module, from = hello.from, "answered the primary's stream")
+            }
+            Err(error) => {
+                tracing::info!(module = %self.module, error = format!("{error:#}"), "no session")
+            }
         }
     }
 
@@ -665,7 +712,8 @@ impl Agent {
     fn on_start_failed(&mut self, why: &str) {
         self.start_failures += 1;
         tracing::error!(module = %self.module, failures = self.start_failures, "start_prim failed: {why}");
-        self.report.send_modify(|report| report.trouble = Some(format!("start_prim failed: {why}")));
+        self.report
+            .send_modify(|report| report.trouble = Some(format!("start_prim failed: {why}")));
         self.answer_restart(Err(RestartRefused::Failed));
         self.installed.application.stop();
         self.not_before = Instant::now() + STEP_RETRY;
@@ -682,7 +730,10 @@ impl Agent {
             server: member.id(),
             wanted: Wanted::Stopped,
         };
-        let proposal = member.proposal(command, "the application failed to start several times in a row");
+        let proposal = member.proposal(
+            command,
+            "the application failed to start several times in a row",
+        );
         tokio::spawn(async move {
             if let Err(error) = member.consensus.propose(proposal, PROPOSAL_DEADLINE).await {
                 tracing::error!(%error, "failed to stop a module whose application does not start");
@@ -701,8 +752,13 @@ impl Agent {
     /// When to look again although nothing was heard.
     fn wake_at(&self) -> Instant {
         let look_again = Instant::now() + Duration::from_millis(500);
-        let patience_ends = self.right_lost_at.map(|lost_at| lost_at + self.member.lease_length());
-        let lease_ends = self.member.lease_remaining().map(|left| Instant::now() + left);
+        let patience_ends = self
+            .right_lost_at
+            .map(|lost_at| lost_at + self.member.lease_length());
+        let lease_ends = self
+            .member
+            .lease_remaining()
+            .map(|left| Instant::now() + left);
         [Some(self.not_before), patience_ends, lease_ends]
             .into_iter()
             .flatten()
@@ -742,9 +798,13 @@ fn is_in_step(record: &MirrorRecord, hello: &Hello, me: ServerId) -> bool {
     record.epoch.0 == hello.epoch.0
         && record.identical
         && record.in_sync.contains(&me)
-        && record.primary.is_some_and(|primary| primary.0 == hello.from)
+        && record
+            .primary
+            .is_some_and(|primary| primary.0 == hello.from)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
     Ok(tokio::task::spawn_blocking(work).await?)
 }

@@ -26,7 +26,10 @@ impl OpenAddition {
         let path = module_dir.join("open-addition");
         let epoch = match fs::read_to_string(&path) {
             Ok(text) => Some(Epoch(text.trim().parse().map_err(|_| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{} is damaged", path.display()),
+                )
             })?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),

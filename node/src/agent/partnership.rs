@@ -75,7 +75,8 @@ impl Partnership {
             let may_have_been_added = self.addition.epoch() == Some(record.epoch);
             match session {
                 Session::None { retry_at } if Instant::now() >= retry_at => {
-                    let hands_over = record.identical && is_named && started.elapsed() < HANDOVER_SESSION_MAX;
+                    let hands_over =
+                        record.identical && is_named && started.elapsed() < HANDOVER_SESSION_MAX;
                     if hands_over || !(is_named || may_have_been_added) {
                         session = self.attach(&record, peer, hands_over).await;
                     } else {
@@ -93,7 +94,9 @@ impl Partnership {
             }
             let retry_at = match session {
                 Session::None { retry_at } => retry_at,
-                Session::Attached { .. } | Session::CaughtUp { .. } => Instant::now() + Duration::from_secs(3600),
+                Session::Attached { .. } | Session::CaughtUp { .. } => {
+                    Instant::now() + Duration::from_secs(3600)
+                }
             };
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() { return },
@@ -118,31 +121,51 @@ impl Partnership {
             return;
         }
         let peer_in_sync = record.in_sync.len() > 1;
-        match self.primary.set_record(fs_mirror::Epoch(record.epoch.0), peer_in_sync) {
+        match self
+            .primary
+            .set_record(fs_mirror::Epoch(record.epoch.0), peer_in_sync)
+        {
             Ok(()) => *adopted = Some(record.epoch),
-            Err(error) => tracing::error!(module = %self.module, %error, "failed to adopt epoch {}", record.epoch),
+            Err(error) => {
+                tracing::error!(module = %self.module, %error, "failed to adopt epoch {}", record.epoch)
+            }
         }
     }
 
     fn on_event(&self, event: PrimaryEvent, session: Session) -> Session {
         match event {
-            PrimaryEvent::SessionLost { session: lost, cause } => match session {
+            PrimaryEvent::SessionLost {
+                session: lost,
+                cause,
+            } => match session {
                 Session::Attached { id } | Session::CaughtUp { id } if id == lost => {
                     tracing::info!(module = %self.module, %cause, "the stream to the secondary ended");
-                    Session::None { retry_at: Instant::now() }
+                    Session::None {
+                        retry_at: Instant::now(),
+                    }
                 }
-                Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => session,
+                Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {
+                    session
+                }
             },
-            PrimaryEvent::Resynced { session: id, bytes_total, bytes_sent, took } => {
+            PrimaryEvent::Resynced {
+                session: id,
+                bytes_total,
+                bytes_sent,
+                took,
+            } => {
                 tracing::info!(module = %self.module, bytes_total, bytes_sent, ?took, "the secondary has caught up");
                 match session {
                     Session::Attached { id: current } if current == id => Session::CaughtUp { id },
-                    Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => session,
+                    Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {
+                        session
+                    }
                 }
             }
             PrimaryEvent::LocalDiskFailed { operation, errno } => {
                 tracing::error!(module = %self.module, operation, errno, "the disk of this copy failed");
-                self.disk_failed.send_replace(Some(format!("{operation} failed with errno {errno}")));
+                self.disk_failed
+                    .send_replace(Some(format!("{operation} failed with errno {errno}")));
                 session
             }
         }
@@ -151,8 +174,14 @@ impl Partnership {
     /// Dials the peer and starts a session; in sync at once after a switchover, with a resync otherwise.
     async fn attach(&self, record: &MirrorRecord, peer: ServerId, in_sync: bool) -> Session {
         let id = self.member.next_session();
-        let retry = if in_sync { HANDOVER_RETRY } else { ATTACH_RETRY };
-        let failed = Session::None { retry_at: Instant::now() + retry };
+        let retry = if in_sync {
+            HANDOVER_RETRY
+        } else {
+            ATTACH_RETRY
+        };
+        let failed = Session::None {
+            retry_at: Instant::now() + retry,
+        };
         if record.wanted_on(peer) != Wanted::Started {
             return failed;
         }
@@ -197,14 +226,19 @@ impl Partnership {
             primary: self.member.id(),
             server: peer,
         };
-        self.propose(command, "the stream to the secondary is down").await;
+        self.propose(command, "the stream to the secondary is down")
+            .await;
     }
 
     /// R10, and the first half of R6: the note is durable and the gate obeys both records before the proposal leaves.
     async fn add_peer(&self, record: &MirrorRecord, peer: ServerId) {
         let primary = Arc::clone(&self.primary);
-        let held = tokio::task::spawn_blocking(move || primary.hold_for_addition(HOLD_PATIENCE)).await;
-        if let Err(error) = held.map_err(anyhow::Error::new).and_then(|held| held.map_err(anyhow::Error::new)) {
+        let held =
+            tokio::task::spawn_blocking(move || primary.hold_for_addition(HOLD_PATIENCE)).await;
+        if let Err(error) = held
+            .map_err(anyhow::Error::new)
+            .and_then(|held| held.map_err(anyhow::Error::new))
+        {
             tracing::warn!(module = %self.module, %error, "the secondary is not in lock-step; not proposed");
             self.wait_for_news().await;
             return;
@@ -221,18 +255,29 @@ impl Partnership {
             primary: self.member.id(),
             server: peer,
         };
-        self.propose(command, "every directory listed, every block compared, in lock-step").await;
+        self.propose(
+            command,
+            "every directory listed, every block compared, in lock-step",
+        )
+        .await;
     }
 
     async fn propose(&self, command: Command, evidence: &str) {
         let proposal = self.member.proposal(command, evidence);
-        match self.member.consensus.propose(proposal, PROPOSAL_DEADLINE).await {
+        match self
+            .member
+            .consensus
+            .propose(proposal, PROPOSAL_DEADLINE)
+            .await
+        {
             Ok(_) => {}
             Err(ProposeError::Rejected(rejection)) => {
                 tracing::info!(module = %self.module, %rejection, "the record had moved on");
                 self.wait_for_news().await;
             }
-            Err(error) => tracing::warn!(module = %self.module, %error, "proposal not committed yet"),
+            Err(error) => {
+                tracing::warn!(module = %self.module, %error, "proposal not committed yet")
+            }
         }
     }
 

@@ -62,7 +62,11 @@ impl Report {
         is_down: impl Fn(ServerId) -> bool,
     ) -> Shown {
         let (state, quality, detail) = match (self.running, record) {
-            (_, None) => (ModuleState::Stop, Quality::NotReady, "not installed".to_owned()),
+            (_, None) => (
+                ModuleState::Stop,
+                Quality::NotReady,
+                "not installed".to_owned(),
+            ),
             (Running::Leading(stage), Some(record)) => self.leading(stage, record),
             (Running::Following, Some(record)) => following(record, me, name, is_down),
             (Running::Nothing, Some(record)) => match record.wanted_on(me) {
@@ -71,7 +75,11 @@ impl Report {
             },
         };
         match &self.trouble {
-            None => Shown { state, quality, detail },
+            None => Shown {
+                state,
+                quality,
+                detail,
+            },
             Some(trouble) => Shown {
                 state,
                 quality: Quality::NotReady,
@@ -82,9 +90,16 @@ impl Report {
 
     fn leading(&self, stage: Stage, record: &MirrorRecord) -> (ModuleState, Quality, String) {
         let is_alone = record.in_sync.len() < 2;
-        let state = if is_alone { ModuleState::Alone } else { ModuleState::Prim };
+        let state = if is_alone {
+            ModuleState::Alone
+        } else {
+            ModuleState::Prim
+        };
         let (quality, detail) = match stage {
-            _ if self.right_is_lost => (Quality::NotReady, "no lease from a majority: serves nothing until it returns"),
+            _ if self.right_is_lost => (
+                Quality::NotReady,
+                "no lease from a majority: serves nothing until it returns",
+            ),
             _ if self.is_leaving => (Quality::Transient, "stopping"),
             Stage::Mounted | Stage::Reachable => (Quality::Transient, "starting the application"),
             Stage::Serving if is_alone => (Quality::Ready, "the only copy in sync"),
@@ -102,18 +117,38 @@ fn following(
 ) -> (ModuleState, Quality, String) {
     let holds = record.in_sync.contains(&me);
     match record.primary {
-        Some(primary) if primary == me => (ModuleState::Wait, Quality::Transient, "taking over".to_owned()),
+        Some(primary) if primary == me => (
+            ModuleState::Wait,
+            Quality::Transient,
+            "taking over".to_owned(),
+        ),
         Some(_) if holds => (ModuleState::Second, Quality::Ready, "up to date".to_owned()),
-        Some(primary) if is_down(primary) => (ModuleState::Wait, Quality::NotReady, waits_for(&[primary], name)),
-        Some(_) => (ModuleState::Second, Quality::Transient, "not up to date".to_owned()),
+        Some(primary) if is_down(primary) => (
+            ModuleState::Wait,
+            Quality::NotReady,
+            waits_for(&[primary], name),
+        ),
+        Some(_) => (
+            ModuleState::Second,
+            Quality::Transient,
+            "not up to date".to_owned(),
+        ),
         None if record.in_sync.is_empty() => {
             let detail = "no copy was declared the good one yet: skcli module prim".to_owned();
             (ModuleState::Wait, Quality::NotReady, detail)
         }
-        None if holds => (ModuleState::Wait, Quality::Transient, "up to date, about to lead".to_owned()),
+        None if holds => (
+            ModuleState::Wait,
+            Quality::Transient,
+            "up to date, about to lead".to_owned(),
+        ),
         None => {
             let holders: Vec<_> = record.in_sync.iter().copied().collect();
-            (ModuleState::Wait, Quality::NotReady, waits_for(&holders, name))
+            (
+                ModuleState::Wait,
+                Quality::NotReady,
+                waits_for(&holders, name),
+            )
         }
     }
 }

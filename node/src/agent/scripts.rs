@@ -47,7 +47,9 @@ impl Application {
         unpacked: &Path,
         directory: &Path,
     ) -> Result<Self, CgroupError> {
-        let programs = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+        let programs = std::env::current_exe()
+            .ok()
+            .and_then(|exe| exe.parent().map(Path::to_owned));
         let user = configuration.user.clone();
         let environment = ScriptEnvironment {
             module: module.to_string(),
@@ -57,7 +59,10 @@ impl Application {
             state: member.paths.state(),
             module_state: member.paths.scripts(module),
             directory: Some(directory.to_owned()),
-            variables: user.as_ref().map(|user| user.variables.clone()).unwrap_or_default(),
+            variables: user
+                .as_ref()
+                .map(|user| user.variables.clone())
+                .unwrap_or_default(),
         };
         let cgroup = Cgroup::of_root(member.paths.root())?.child(module.as_ref())?;
         Ok(Self {
@@ -112,7 +117,14 @@ impl Application {
             task.abort();
         }
         if self.user.is_some() {
-            let forced = self.scripts.run("stop_prim", &["force", "PRIM", "STOP", "stop"], FENCED_STOP_DEADLINE).await;
+            let forced = self
+                .scripts
+                .run(
+                    "stop_prim",
+                    &["force", "PRIM", "STOP", "stop"],
+                    FENCED_STOP_DEADLINE,
+                )
+                .await;
             if let Err(error) = forced {
                 tracing::warn!(%error, "stop_prim force");
             }
@@ -132,29 +144,49 @@ impl Application {
 }
 
 async fn start(scripts: &Scripts, user: &User) -> ScriptEnd {
-    match scripts.run("start_prim", &["WAIT", "PRIM", "start"], user.start_timeout).await {
+    match scripts
+        .run("start_prim", &["WAIT", "PRIM", "start"], user.start_timeout)
+        .await
+    {
         Ok(run) => match run.outcome {
             Outcome::Exited { status } if status.success() => ScriptEnd::Started,
             Outcome::Missing => ScriptEnd::Started,
-            Outcome::Exited { status } => ScriptEnd::StartFailed(format!("start_prim ended with {status}")),
-            Outcome::TimedOut => {
-                ScriptEnd::StartFailed(format!("start_prim did not end within {:?}", user.start_timeout))
+            Outcome::Exited { status } => {
+                ScriptEnd::StartFailed(format!("start_prim ended with {status}"))
             }
+            Outcome::TimedOut => ScriptEnd::StartFailed(format!(
+                "start_prim did not end within {:?}",
+                user.start_timeout
+            )),
         },
         Err(error) => ScriptEnd::StartFailed(format!("{:#}", anyhow::Error::new(error))),
     }
 }
 
 async fn stop(scripts: &Scripts, user: &User) {
-    let gentle = scripts.run("stop_prim", &["PRIM", "STOP", "stop"], user.nice_stop_timeout).await;
+    let gentle = scripts
+        .run(
+            "stop_prim",
+            &["PRIM", "STOP", "stop"],
+            user.nice_stop_timeout,
+        )
+        .await;
     if gentle.is_ok_and(|run| run.outcome.is_success()) {
         return;
     }
     tracing::warn!("stop_prim failed: running it again with force");
-    let forced = scripts.run("stop_prim", &["force", "PRIM", "STOP", "stop"], user.force_stop_timeout).await;
+    let forced = scripts
+        .run(
+            "stop_prim",
+            &["force", "PRIM", "STOP", "stop"],
+            user.force_stop_timeout,
+        )
+        .await;
     match forced {
         Ok(run) if run.outcome.is_success() => {}
-        Ok(run) => tracing::warn!(outcome = ?run.outcome, "stop_prim force failed: killing what is left"),
+        Ok(run) => {
+            tracing::warn!(outcome = ?run.outcome, "stop_prim force failed: killing what is left")
+        }
         Err(error) => tracing::warn!(%error, "stop_prim force could not run: killing what is left"),
     }
 }

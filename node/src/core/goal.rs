@@ -50,7 +50,11 @@ pub fn goal(
     let Some(record) = record else {
         return if is_leading { Goal::Fence } else { Goal::Down };
     };
-    let wanted = if wishes.is_leaving { Wanted::Stopped } else { record.wanted_on(standing.me) };
+    let wanted = if wishes.is_leaving {
+        Wanted::Stopped
+    } else {
+        record.wanted_on(standing.me)
+    };
     match standing.right(record) {
         Right::None if is_leading => Goal::Fence,
         Right::None => match wanted {
@@ -64,11 +68,17 @@ pub fn goal(
 }
 
 fn lead(standing: &Standing, record: &MirrorRecord, wishes: Wishes, wanted: Wanted) -> Goal {
-    let peer = record.in_sync.iter().copied().find(|server| *server != standing.me);
+    let peer = record
+        .in_sync
+        .iter()
+        .copied()
+        .find(|server| *server != standing.me);
     let epoch = record.epoch;
     match wanted {
         Wanted::Stopped => Goal::HandOver { epoch, to: None },
-        Wanted::Started if wishes.swap_at == Some(epoch) && peer.is_some() => Goal::HandOver { epoch, to: peer },
+        Wanted::Started if wishes.swap_at == Some(epoch) && peer.is_some() => {
+            Goal::HandOver { epoch, to: peer }
+        }
         Wanted::Started => Goal::Lead {
             epoch,
             peer_in_sync: peer.is_some(),

@@ -75,7 +75,10 @@ pub fn next_step(goal: Goal, running: Running) -> Option<Step> {
     match goal {
         Goal::Down => towards_down(running),
         Goal::Follow => towards_follow(running),
-        Goal::Lead { epoch, peer_in_sync } => towards_lead(epoch, peer_in_sync, running),
+        Goal::Lead {
+            epoch,
+            peer_in_sync,
+        } => towards_lead(epoch, peer_in_sync, running),
         Goal::HandOver { epoch, to } => towards_hand_over(epoch, to, running),
         Goal::Fence => match running {
             Running::Leading(_) => Some(Step::Fence),
@@ -102,7 +105,10 @@ fn towards_follow(running: Running) -> Option<Step> {
 
 fn towards_lead(epoch: Epoch, peer_in_sync: bool, running: Running) -> Option<Step> {
     match running {
-        Running::Nothing => Some(Step::MountPrimary { epoch, peer_in_sync }),
+        Running::Nothing => Some(Step::MountPrimary {
+            epoch,
+            peer_in_sync,
+        }),
         Running::Following => Some(Step::StopFollowing),
         Running::Leading(Stage::Mounted) => Some(Step::AddAddresses),
         Running::Leading(Stage::Reachable) => Some(Step::StartApplication),
@@ -169,7 +175,10 @@ mod tests {
             (Goal::Fence, "..FFF"),
         ];
         for (goal, expected) in table {
-            let steps: String = EVERYTHING.iter().map(|running| letter(next_step(goal, *running))).collect();
+            let steps: String = EVERYTHING
+                .iter()
+                .map(|running| letter(next_step(goal, *running)))
+                .collect();
             assert_eq!(steps, expected, "{goal:?}");
         }
     }

@@ -34,7 +34,9 @@ impl Standing {
             return Right::None;
         }
         let is_alone = record.in_sync.len() == 1 && record.in_sync.contains(&self.me);
-        let may_have_been_added = self.addition_open.is_some_and(|epoch| epoch >= record.epoch);
+        let may_have_been_added = self
+            .addition_open
+            .is_some_and(|epoch| epoch >= record.epoch);
         match (is_alone && !may_have_been_added, self.is_fresh) {
             (true, _) => Right::Forever,
             (false, true) => Right::WhileLeased,
@@ -76,7 +78,10 @@ mod tests {
         ];
         for (record, is_fresh, addition_open, expected) in table {
             let right = standing(is_fresh, addition_open).right(record);
-            assert_eq!(right, expected, "{record:?} fresh={is_fresh} open={addition_open:?}");
+            assert_eq!(
+                right, expected,
+                "{record:?} fresh={is_fresh} open={addition_open:?}"
+            );
         }
     }
 }

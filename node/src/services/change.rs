@@ -26,11 +26,19 @@ pub fn require_module(member: &Member, what: &str, name: &str) -> Result<MirrorR
     let parsed = name.parse::<ModuleName>().ok();
     parsed
         .and_then(|name| state.modules.get(&name).cloned())
-        .ok_or_else(|| Refusal::unknown(what, format!("there is no module \"{name}\"")).next("skcli module list"))
+        .ok_or_else(|| {
+            Refusal::unknown(what, format!("there is no module \"{name}\""))
+                .next("skcli module list")
+        })
 }
 
 /// The servers a call is about: empty = this one, `*` = all of the module, else the named one.
-pub fn servers_named(member: &Member, what: &str, record: &MirrorRecord, name: &str) -> Result<Vec<ServerId>, Refusal> {
+pub fn servers_named(
+    member: &Member,
+    what: &str,
+    record: &MirrorRecord,
+    name: &str,
+) -> Result<Vec<ServerId>, Refusal> {
     match name {
         "*" => Ok(record.servers.to_vec()),
         "" if record.servers.contains(&member.id()) => Ok(vec![member.id()]),
@@ -39,11 +47,19 @@ pub fn servers_named(member: &Member, what: &str, record: &MirrorRecord, name: &
             Err(Refusal::invalid(what, why).next("--server NAME"))
         }
         name => {
-            let found = record.servers.iter().find(|server| member.name_of(**server) == name);
+            let found = record
+                .servers
+                .iter()
+                .find(|server| member.name_of(**server) == name);
             found.map(|server| vec![*server]).ok_or_else(|| {
-                let names: Vec<String> = record.servers.iter().map(|server| member.name_of(*server)).collect();
+                let names: Vec<String> = record
+                    .servers
+                    .iter()
+                    .map(|server| member.name_of(*server))
+                    .collect();
                 let why = format!("module {} has no copy on \"{name}\"", record.name);
-                Refusal::unknown(what, why).next(format!("--server {}", names.join("    or    --server ")))
+                Refusal::unknown(what, why)
+                    .next(format!("--server {}", names.join("    or    --server ")))
             })
         }
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use api::v1::cluster_server::{Cluster, ClusterServer};
 use api::v1::{
-    ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest, EventReply, EventsRequest, InitReply,
-    InitRequest, JoinReply, JoinRequest, LanReply, LeaseProfile, MemberReply,
+    ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest, EventReply,
+    EventsRequest, InitReply, InitRequest, JoinReply, JoinRequest, LanReply, LeaseProfile,
+    MemberReply,
 };
 use consensus::state::{ClusterState, Command, Event, EventId, MemberKind, MemberName, ModuleName};
 use futures_util::Stream;
@@ -65,27 +66,39 @@ impl Cluster for ClusterService {
         self.refuse_if_member(WHAT)?;
         if self.daemon.is_witness {
             let why = "this daemon was started as a witness";
-            return Err(Refusal::not_now(WHAT, why).next("skcli cluster join ADDRESS TOKEN").into());
+            return Err(Refusal::not_now(WHAT, why)
+                .next("skcli cluster join ADDRESS TOKEN")
+                .into());
         }
         let lease_ms = lease_of(request.lease())?;
         let cluster: MemberName = parse(WHAT, "cluster name", &request.cluster)?;
         let server: MemberName = parse(WHAT, "server name", &request.server)?;
         let addresses = parse_addresses(WHAT, &request.addresses)?;
-        let identity = Identity::found(&self.daemon.paths.identity(), &cluster, &server, addresses, lease_ms)
-            .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+        let identity = Identity::found(
+            &self.daemon.paths.identity(),
+            &cluster,
+            &server,
+            addresses,
+            lease_ms,
+        )
+        .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
         let fingerprint = identity.ca_fingerprint_text();
-        let member = self
-            .daemon
-            .become_member(identity)
-            .await
-            .map_err(|error| Refusal::failed("the cluster was made, but this server did not start in it", chain(error)))?;
+        let member = self.daemon.become_member(identity).await.map_err(|error| {
+            Refusal::failed(
+                "the cluster was made, but this server did not start in it",
+                chain(error),
+            )
+        })?;
         Ok(Response::new(InitReply {
             server_id: member.id().0,
             ca_fingerprint: fingerprint,
         }))
     }
 
-    async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, Status> {
         const WHAT: &str = "no token was made";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
@@ -120,36 +133,46 @@ impl Cluster for ClusterService {
         const WHAT: &str = "this server did not join";
         let request = request.into_inner();
         self.refuse_if_member(WHAT)?;
-        let token: JoinToken = request
-            .token
-            .parse()
-            .map_err(|error: crate::security::TokenError| {
-                Refusal::invalid(WHAT, error.to_string()).next("skcli cluster token    (on a member)")
-            })?;
+        let token: JoinToken =
+            request
+                .token
+                .parse()
+                .map_err(|error: crate::security::TokenError| {
+                    Refusal::invalid(WHAT, error.to_string())
+                        .next("skcli cluster token    (on a member)")
+                })?;
         let server: MemberName = parse(WHAT, "server name", &request.server)?;
         let addresses = parse_addresses(WHAT, &request.addresses)?;
         let contact: SocketAddr = parse(WHAT, "address to join", &request.address)?;
-        let identity = super::peer::enrol(&self.daemon, contact, &token, &server, addresses).await?;
+        let identity =
+            super::peer::enrol(&self.daemon, contact, &token, &server, addresses).await?;
         let cluster = identity.cluster.to_string();
-        let member = self
-            .daemon
-            .become_member(identity)
-            .await
-            .map_err(|error| Refusal::failed("this server was added, but did not start in the cluster", chain(error)))?;
+        let member = self.daemon.become_member(identity).await.map_err(|error| {
+            Refusal::failed(
+                "this server was added, but did not start in the cluster",
+                chain(error),
+            )
+        })?;
         Ok(Response::new(JoinReply {
             server_id: member.id().0,
             cluster,
         }))
     }
 
-    async fn state(&self, _: Request<ClusterStateRequest>) -> Result<Response<ClusterStateReply>, Status> {
+    async fn state(
+        &self,
+        _: Request<ClusterStateRequest>,
+    ) -> Result<Response<ClusterStateReply>, Status> {
         let member = require_member(&self.daemon, "there is no cluster state to show")?;
         Ok(Response::new(cluster_state(&member)))
     }
 
     type EventsStream = Pin<Box<dyn Stream<Item = Result<EventReply, Status>> + Send>>;
 
-    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(
+        &self,
+        request: Request<EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
         const WHAT: &str = "there are no events to show";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
@@ -172,13 +195,18 @@ fn lease_of(profile: LeaseProfile) -> Result<u64, Refusal> {
         LeaseProfile::Wide => Ok(10_000),
         LeaseProfile::Fast => {
             let why = "the fast profile is not available yet: the kernel keeps an address for a second after its last renewal";
-            Err(Refusal::invalid("no cluster was made", why).next("skcli cluster init --lease default ..."))
+            Err(Refusal::invalid("no cluster was made", why)
+                .next("skcli cluster init --lease default ..."))
         }
     }
 }
 
 /// Parses a value of the caller; the refusal names it.
-pub fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, name: &str, value: &str) -> Result<T, Refusal> {
+pub fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    what: &str,
+    name: &str,
+    value: &str,
+) -> Result<T, Refusal> {
     value
         .parse()
         .map_err(|error| Refusal::invalid(what, format!("{name} \"{value}\": {error}")))
@@ -186,9 +214,15 @@ pub fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, name: &st
 
 fn parse_addresses(what: &str, addresses: &[String]) -> Result<Vec<SocketAddr>, Refusal> {
     if addresses.is_empty() {
-        return Err(Refusal::invalid(what, "give this server's address, once per LAN").next("--address HOST:9453"));
+        return Err(
+            Refusal::invalid(what, "give this server's address, once per LAN")
+                .next("--address HOST:9453"),
+        );
     }
-    addresses.iter().map(|address| parse(what, "address", address)).collect()
+    addresses
+        .iter()
+        .map(|address| parse(what, "address", address))
+        .collect()
 }
 
 fn cluster_state(member: &Member) -> ClusterStateReply {
@@ -278,7 +312,11 @@ fn reply(event: &Event) -> EventReply {
     EventReply {
         id: event.id.0,
         at_unix_ms: event.at_unix_ms,
-        module: event.module.as_ref().map(ToString::to_string).unwrap_or_default(),
+        module: event
+            .module
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         epoch: event.epoch.map_or(0, |epoch| epoch.0),
         text: event.kind.to_string(),
         author: event.author.clone(),

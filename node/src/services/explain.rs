@@ -18,7 +18,11 @@ pub fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainStep> {
         .filter(|event| event.module.as_ref() == Some(module))
         .collect();
     let skipped = changes.len().saturating_sub(STEPS_MAX);
-    changes.into_iter().skip(skipped).map(|event| step(state, event)).collect()
+    changes
+        .into_iter()
+        .skip(skipped)
+        .map(|event| step(state, event))
+        .collect()
 }
 
 fn step(state: &ClusterState, event: &Event) -> ExplainStep {

@@ -19,14 +19,22 @@ const LINES_MAX: usize = 10_000;
 /// # Errors
 /// The files cannot be read.
 pub fn lines(member: &Member, module: &ModuleName, newest: usize) -> io::Result<Vec<LogLine>> {
-    let newest = if newest == 0 { LINES_DEFAULT } else { newest.min(LINES_MAX) };
+    let newest = if newest == 0 {
+        LINES_DEFAULT
+    } else {
+        newest.min(LINES_MAX)
+    };
     let dir = member.paths.scripts(module);
     let mut files: Vec<_> = match fs::read_dir(&dir) {
         Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    files.retain(|file| file.path().extension().is_some_and(|extension| extension == "ulog"));
+    files.retain(|file| {
+        file.path()
+            .extension()
+            .is_some_and(|extension| extension == "ulog")
+    });
     files.sort_by_key(|file| std::cmp::Reverse(file.file_name()));
     let mut lines = Vec::new();
     for file in files {
@@ -34,7 +42,9 @@ pub fn lines(member: &Member, module: &ModuleName, newest: usize) -> io::Result<
             .metadata()?
             .modified()?
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
         let name = file.file_name().to_string_lossy().into_owned();
         let content = fs::read(file.path())?;
         let text = String::from_utf8_lossy(&content);

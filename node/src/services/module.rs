@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use api::v1::module_server::{Module, ModuleServer};
 use api::v1::{
-    ChangeReply, ExplainReply, InstallReply, InstallRequest, LogLine, LogRequest, ModuleListReply, ModuleListRequest,
-    ModuleRequest, ModuleStateReply, ModuleStateRequest,
+    ChangeReply, ExplainReply, InstallReply, InstallRequest, LogLine, LogRequest, ModuleListReply,
+    ModuleListRequest, ModuleRequest, ModuleStateReply, ModuleStateRequest,
 };
 use consensus::state::{AckMode, Command, MemberKind, ModuleName, ServerId, Wanted};
 use futures_util::Stream;
@@ -41,7 +41,12 @@ impl ModuleService {
     }
 
     /// Commits what people want of the module on the named servers, and waits for it when asked to.
-    async fn set_wanted(&self, request: ModuleRequest, wanted: Wanted, what: &str) -> Result<ChangeReply, Refusal> {
+    async fn set_wanted(
+        &self,
+        request: ModuleRequest,
+        wanted: Wanted,
+        what: &str,
+    ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
         let record = require_module(&member, what, &request.module)?;
         let servers = servers_named(&member, what, &record, &request.server)?;
@@ -49,7 +54,10 @@ impl ModuleService {
         for server in &servers {
             let name = member.name_of(*server);
             if request.dry_run {
-                lines.push(format!("would set module {} on {name}: wanted {wanted}", record.name));
+                lines.push(format!(
+                    "would set module {} on {name}: wanted {wanted}",
+                    record.name
+                ));
                 continue;
             }
             let command = Command::SetWanted {
@@ -60,7 +68,8 @@ impl ModuleService {
             commit(&member, command, &request.author, what).await?;
             lines.push(format!("module {} on {name}: wanted {wanted}", record.name));
         }
-        self.reply(&member, request, &record.name, &servers, wanted, lines).await
+        self.reply(&member, request, &record.name, &servers, wanted, lines)
+            .await
     }
 
     async fn reply(
@@ -74,22 +83,38 @@ impl ModuleService {
     ) -> Result<ChangeReply, Refusal> {
         if request.wait_s > 0 && !request.dry_run {
             let deadline = Duration::from_secs(request.wait_s);
-            lines.extend(state::wait_until(&self.daemon, member, module, servers, wanted, deadline).await?);
+            lines.extend(
+                state::wait_until(&self.daemon, member, module, servers, wanted, deadline).await?,
+            );
         }
-        let epoch = member.state().modules.get(module).map_or(0, |record| record.epoch.0);
+        let epoch = member
+            .state()
+            .modules
+            .get(module)
+            .map_or(0, |record| record.epoch.0);
         Ok(ChangeReply { lines, epoch })
     }
 
-    async fn claim_first(&self, request: ModuleRequest, what: &str) -> Result<ChangeReply, Refusal> {
+    async fn claim_first(
+        &self,
+        request: ModuleRequest,
+        what: &str,
+    ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
         let record = require_module(&member, what, &request.module)?;
         let servers = servers_named(&member, what, &record, &request.server)?;
         let &[server] = servers.as_slice() else {
-            return Err(Refusal::invalid(what, "one server's copy is the good one: name it").next("--server NAME"));
+            return Err(
+                Refusal::invalid(what, "one server's copy is the good one: name it")
+                    .next("--server NAME"),
+            );
         };
         let name = member.name_of(server);
         if request.dry_run {
-            let lines = vec![format!("would make {name} primary of module {}, with its copy as it is", record.name)];
+            let lines = vec![format!(
+                "would make {name} primary of module {}, with its copy as it is",
+                record.name
+            )];
             return Ok(ChangeReply {
                 lines,
                 epoch: record.epoch.0,
@@ -108,25 +133,38 @@ impl ModuleService {
         commit(&member, claim, &request.author, what).await?;
         commit(&member, started, &request.author, what).await?;
         let lines = vec![format!("module {}: {name} is primary", record.name)];
-        self.reply(&member, request, &record.name, &servers, Wanted::Started, lines).await
+        self.reply(
+            &member,
+            request,
+            &record.name,
+            &servers,
+            Wanted::Started,
+            lines,
+        )
+        .await
     }
 }
 
 #[tonic::async_trait]
 impl Module for ModuleService {
-    async fn install(&self, request: Request<InstallRequest>) -> Result<Response<InstallReply>, Status> {
+    async fn install(
+        &self,
+        request: Request<InstallRequest>,
+    ) -> Result<Response<InstallReply>, Status> {
         const WHAT: &str = "the module was not installed";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
         let name: ModuleName = parse(WHAT, "module name", &request.module)?;
-        let package = Package::read(&request.package).map_err(|error| Refusal::invalid(WHAT, chain(error)))?;
+        let package = Package::read(&request.package)
+            .map_err(|error| Refusal::invalid(WHAT, chain(error)))?;
         let servers = pair_of(&member, WHAT, &request.servers)?;
         let configuration = package.configuration();
         check_here(&member, WHAT, configuration, &servers).await?;
         let notices = package.notices().iter().map(ToString::to_string).collect();
         let hash = consensus::state::PackageHash(package.hash());
         if !request.dry_run {
-            packages::keep(&member, &request.package).map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+            packages::keep(&member, &request.package)
+                .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
             let command = Command::InstallModule {
                 name,
                 servers,
@@ -135,7 +173,12 @@ impl Module for ModuleService {
                     module::AckMode::Disk => AckMode::Disk,
                     module::AckMode::Receipt => AckMode::Receipt,
                 },
-                directories: configuration.rfs.directories.iter().map(|dir| dir.display().to_string()).collect(),
+                directories: configuration
+                    .rfs
+                    .directories
+                    .iter()
+                    .map(|dir| dir.display().to_string())
+                    .collect(),
                 addresses: configuration.addresses(),
             };
             commit(&member, command, &request.author, WHAT).await?;
@@ -146,27 +189,41 @@ impl Module for ModuleService {
         }))
     }
 
-    async fn uninstall(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+    async fn uninstall(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "the module was not uninstalled";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
         let record = require_module(&member, WHAT, &request.module)?;
         let name = record.name;
         if request.dry_run {
-            let lines = vec![format!("would remove module {name}; the replicated files stay")];
+            let lines = vec![format!(
+                "would remove module {name}; the replicated files stay"
+            )];
             return Ok(Response::new(ChangeReply {
                 lines,
                 epoch: record.epoch.0,
             }));
         }
-        commit(&member, Command::UninstallModule { name: name.clone() }, &request.author, WHAT).await?;
+        commit(
+            &member,
+            Command::UninstallModule { name: name.clone() },
+            &request.author,
+            WHAT,
+        )
+        .await?;
         Ok(Response::new(ChangeReply {
             lines: vec![format!("module {name} removed; the replicated files stay")],
             epoch: record.epoch.0,
         }))
     }
 
-    async fn list(&self, _: Request<ModuleListRequest>) -> Result<Response<ModuleListReply>, Status> {
+    async fn list(
+        &self,
+        _: Request<ModuleListRequest>,
+    ) -> Result<Response<ModuleListReply>, Status> {
         let member = require_member(&self.daemon, "there are no modules to show")?;
         let mut modules = Vec::new();
         for record in member.state().modules.values() {
@@ -175,25 +232,48 @@ impl Module for ModuleService {
         Ok(Response::new(ModuleListReply { modules }))
     }
 
-    async fn state(&self, request: Request<ModuleStateRequest>) -> Result<Response<ModuleStateReply>, Status> {
+    async fn state(
+        &self,
+        request: Request<ModuleStateRequest>,
+    ) -> Result<Response<ModuleStateReply>, Status> {
         const WHAT: &str = "there is no state to show";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
         let record = require_module(&member, WHAT, &request.module)?;
-        Ok(Response::new(state::of_module(&self.daemon, &member, &record).await))
+        Ok(Response::new(
+            state::of_module(&self.daemon, &member, &record).await,
+        ))
     }
 
-    async fn start(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
-        let reply = self.set_wanted(request.into_inner(), Wanted::Started, "the module was not started").await?;
+    async fn start(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let reply = self
+            .set_wanted(
+                request.into_inner(),
+                Wanted::Started,
+                "the module was not started",
+            )
+            .await?;
         Ok(Response::new(reply))
     }
 
     async fn stop(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
-        let reply = self.set_wanted(request.into_inner(), Wanted::Stopped, "the module was not stopped").await?;
+        let reply = self
+            .set_wanted(
+                request.into_inner(),
+                Wanted::Stopped,
+                "the module was not stopped",
+            )
+            .await?;
         Ok(Response::new(reply))
     }
 
-    async fn restart(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+    async fn restart(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "the application was not restarted";
         let verb = api::peer::v1::Verb::Restart;
         let reply = peer::at_primary(&self.daemon, request.into_inner(), verb, WHAT).await?;
@@ -208,11 +288,16 @@ impl Module for ModuleService {
     }
 
     async fn prim(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
-        let reply = self.claim_first(request.into_inner(), "no primary was made").await?;
+        let reply = self
+            .claim_first(request.into_inner(), "no primary was made")
+            .await?;
         Ok(Response::new(reply))
     }
 
-    async fn second(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
+    async fn second(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "no secondary was made";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
@@ -220,11 +305,15 @@ impl Module for ModuleService {
         let servers = servers_named(&member, WHAT, &record, &request.server)?;
         if record.primary.is_none() {
             let why = "the module has no primary to copy from";
-            return Err(Refusal::not_now(WHAT, why).next(format!("skcli module prim -m {}", record.name)).into());
+            return Err(Refusal::not_now(WHAT, why)
+                .next(format!("skcli module prim -m {}", record.name))
+                .into());
         }
         if servers.iter().any(|server| record.primary == Some(*server)) {
             let why = "this server is the primary";
-            return Err(Refusal::not_now(WHAT, why).next(format!("skcli module swap -m {}", record.name)).into());
+            return Err(Refusal::not_now(WHAT, why)
+                .next(format!("skcli module swap -m {}", record.name))
+                .into());
         }
         let reply = self.set_wanted(request, Wanted::Started, WHAT).await?;
         Ok(Response::new(reply))
@@ -237,12 +326,21 @@ impl Module for ModuleService {
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
         let record = require_module(&member, WHAT, &request.module)?;
-        let lines = log::lines(&member, &record.name, usize::try_from(request.newest).unwrap_or(usize::MAX))
-            .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
-        Ok(Response::new(Box::pin(futures_util::stream::iter(lines.into_iter().map(Ok)))))
+        let lines = log::lines(
+            &member,
+            &record.name,
+            usize::try_from(request.newest).unwrap_or(usize::MAX),
+        )
+        .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+        Ok(Response::new(Box::pin(futures_util::stream::iter(
+            lines.into_iter().map(Ok),
+        ))))
     }
 
-    async fn explain(&self, request: Request<ModuleRequest>) -> Result<Response<ExplainReply>, Status> {
+    async fn explain(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ExplainReply>, Status> {
         const WHAT: &str = "there is nothing to explain";
         let member = require_member(&self.daemon, WHAT)?;
         let record = require_module(&member, WHAT, &request.into_inner().module)?;
@@ -253,7 +351,12 @@ impl Module for ModuleService {
 }
 
 /// Commits a command in the name of `author`.
-pub async fn commit(member: &Arc<Member>, command: Command, author: &str, what: &str) -> Result<(), Refusal> {
+pub async fn commit(
+    member: &Arc<Member>,
+    command: Command,
+    author: &str,
+    what: &str,
+) -> Result<(), Refusal> {
     let author = if author.is_empty() { "unknown" } else { author };
     let proposal = member.proposal_by(command, author, "command");
     member
@@ -267,14 +370,35 @@ pub async fn commit(member: &Arc<Member>, command: Command, author: &str, what: 
 /// The two servers of a new module: the named ones, or all servers of the cluster when they are two.
 fn pair_of(member: &Member, what: &str, names: &[String]) -> Result<[ServerId; 2], Refusal> {
     let state = member.state();
-    let servers = || state.members.values().filter(|each| each.kind == MemberKind::Server);
+    let servers = || {
+        state
+            .members
+            .values()
+            .filter(|each| each.kind == MemberKind::Server)
+    };
     let known: Vec<String> = servers().map(|each| each.name.to_string()).collect();
-    let hint = format!("--servers {}", known.iter().take(2).cloned().collect::<Vec<_>>().join(","));
+    let hint = format!(
+        "--servers {}",
+        known.iter().take(2).cloned().collect::<Vec<_>>().join(",")
+    );
     let mut pair = Vec::new();
     for name in if names.is_empty() { &known } else { names } {
         let found = servers().find(|each| each.name.to_string() == *name);
         let found = found.ok_or_else(|| {
-            Refusal::unknown(what, format!("there is no server \"{name}\"; servers: {}", known.join(", "))).next(&hint)
+            let is_witness = state
+                .members
+                .values()
+                .any(|each| each.name.to_string() == *name);
+            let trouble = if is_witness {
+                "is a witness: it holds no files"
+            } else {
+                "is no server of this cluster"
+            };
+            Refusal::unknown(
+                what,
+                format!("\"{name}\" {trouble}; servers: {}", known.join(", ")),
+            )
+            .next(&hint)
         })?;
         pair.push(found.id);
     }
@@ -304,7 +428,10 @@ async fn check_here(
     for directory in &configuration.rfs.directories {
         if !directory.is_dir() {
             let why = format!("{} is not a directory on this server", directory.display());
-            return Err(Refusal::not_now(what, why).next(format!("mkdir -p {}    (on both servers)", directory.display())));
+            return Err(Refusal::not_now(what, why).next(format!(
+                "mkdir -p {}    (on both servers)",
+                directory.display()
+            )));
         }
     }
     let wanted: Vec<VirtualAddress> = configuration

@@ -7,10 +7,13 @@ use std::time::Duration;
 use api::peer::v1::peer_client::PeerClient;
 use api::peer::v1::peer_server::{Peer, PeerServer};
 use api::peer::v1::{
-    ControlRequest, EnrolReply, EnrolRequest, FetchPackageReply, FetchPackageRequest, KnownMember, ReportRequest, Verb,
+    ControlRequest, EnrolReply, EnrolRequest, FetchPackageReply, FetchPackageRequest, KnownMember,
+    ReportRequest, Verb,
 };
 use api::v1::{ChangeReply, ModuleRequest, ServerModuleReply};
-use consensus::state::{Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId};
+use consensus::state::{
+    Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId,
+};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
@@ -53,17 +56,23 @@ impl PeerService {
     fn require_peer<T>(&self, request: &Request<T>) -> Result<ServerId, Refusal> {
         let peer = request.extensions().get::<consensus::Peer>();
         let known = peer.filter(|peer| self.member.state().members.contains_key(&peer.0));
-        known
-            .map(|peer| peer.0)
-            .ok_or_else(|| Refusal::forbidden("not answered", "the caller shows no certificate of a member"))
+        known.map(|peer| peer.0).ok_or_else(|| {
+            Refusal::forbidden(
+                "not answered",
+                "the caller shows no certificate of a member",
+            )
+        })
     }
 
     async fn add_member(&self, request: &EnrolRequest) -> Result<EnrolReply, Refusal> {
         const WHAT: &str = "the server was not added";
-        let token: JoinToken = request
-            .token
-            .parse()
-            .map_err(|error: crate::security::TokenError| Refusal::invalid(WHAT, error.to_string()))?;
+        let token: JoinToken =
+            request
+                .token
+                .parse()
+                .map_err(|error: crate::security::TokenError| {
+                    Refusal::invalid(WHAT, error.to_string())
+                })?;
         let name: MemberName = parse(WHAT, "server name", &request.server)?;
         let addresses = request
             .addresses
@@ -74,7 +83,11 @@ impl PeerService {
             .security
             .check_request(&request.certificate_request_pem)
             .map_err(|error| Refusal::invalid(WHAT, chain(error)))?;
-        let kind = if request.witness { MemberKind::Witness } else { MemberKind::Server };
+        let kind = if request.witness {
+            MemberKind::Witness
+        } else {
+            MemberKind::Server
+        };
         let command = Command::AddMember {
             token: token.hash(),
             member: NewMember {
@@ -85,13 +98,22 @@ impl PeerService {
                 incarnation: consensus::state::Incarnation(0),
             },
         };
-        let proposal = self.member.proposal_by(command, name.as_ref(), "joined with a token");
-        let id = match self.member.consensus.propose(proposal, CHANGE_DEADLINE).await {
+        let proposal = self
+            .member
+            .proposal_by(command, name.as_ref(), "joined with a token");
+        let id = match self
+            .member
+            .consensus
+            .propose(proposal, CHANGE_DEADLINE)
+            .await
+        {
             Ok(Accepted::MemberAdded(id)) => id,
             Ok(Accepted::Done | Accepted::Unchanged) => {
                 return Err(Refusal::failed(WHAT, "the cluster gave it no number"));
             }
-            Err(error) => return Err(not_proposed(WHAT, &error).next("skcli cluster token    (on a member)")),
+            Err(error) => {
+                return Err(not_proposed(WHAT, &error).next("skcli cluster token    (on a member)"));
+            }
         };
         let signed = self
             .security
@@ -137,7 +159,10 @@ impl Peer for PeerService {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         let request = request.into_inner();
         if !self.security.can_sign() {
-            let why = format!("{} is a witness and signs no certificates", self.member.identity.server);
+            let why = format!(
+                "{} is a witness and signs no certificates",
+                self.member.identity.server
+            );
             return Err(Refusal::not_now("the server was not added", why)
                 .next("skcli cluster join ADDRESS-OF-A-SERVER TOKEN ...")
                 .into());
@@ -164,16 +189,28 @@ impl Peer for PeerService {
         }))
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ServerModuleReply>, Status> {
+    async fn report(
+        &self,
+        request: Request<ReportRequest>,
+    ) -> Result<Response<ServerModuleReply>, Status> {
         const WHAT: &str = "there is no report";
         self.require_peer(&request)?;
         let record = require_module(&self.member, WHAT, &request.into_inner().module)?;
-        Ok(Response::new(super::state::own(&self.daemon, &self.member, &record)))
+        Ok(Response::new(super::state::own(
+            &self.daemon,
+            &self.member,
+            &record,
+        )))
     }
 
-    async fn control(&self, request: Request<ControlRequest>) -> Result<Response<ChangeReply>, Status> {
+    async fn control(
+        &self,
+        request: Request<ControlRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
         self.require_peer(&request)?;
-        Ok(Response::new(control_here(&self.daemon, &request.into_inner()).await?))
+        Ok(Response::new(
+            control_here(&self.daemon, &request.into_inner()).await?,
+        ))
     }
 }
 
@@ -187,7 +224,8 @@ pub async fn at_primary(
     let member = require_member(daemon, what)?;
     let record = require_module(&member, what, &request.module)?;
     let Some(primary) = record.primary else {
-        return Err(Refusal::not_now(what, "the module has no primary").next(format!("skcli module state -m {}", record.name)));
+        return Err(Refusal::not_now(what, "the module has no primary")
+            .next(format!("skcli module state -m {}", record.name)));
     };
     let request = ControlRequest {
         verb: verb.into(),
@@ -200,7 +238,11 @@ pub async fn at_primary(
         return control_here(daemon, &request).await;
     }
     let state = member.state();
-    let addresses = state.members.get(&primary).map(|each| each.addresses.clone()).unwrap_or_default();
+    let addresses = state
+        .members
+        .get(&primary)
+        .map(|each| each.addresses.clone())
+        .unwrap_or_default();
     let name = member.name_of(primary);
     let channel = member
         .dialer
@@ -213,11 +255,17 @@ pub async fn at_primary(
     }
 }
 
-async fn control_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
+async fn control_here(
+    daemon: &Arc<Daemon>,
+    request: &ControlRequest,
+) -> Result<ChangeReply, Refusal> {
     match request.verb() {
         Verb::Swap => swap_here(daemon, request).await,
         Verb::Restart => restart_here(daemon, request).await,
-        Verb::Unspecified => Err(Refusal::invalid("nothing was done", "this version does not know the verb")),
+        Verb::Unspecified => Err(Refusal::invalid(
+            "nothing was done",
+            "this version does not know the verb",
+        )),
     }
 }
 
@@ -227,11 +275,16 @@ async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<Cha
     let record = require_module(&member, WHAT, &request.module)?;
     let state_command = format!("skcli module state -m {}", record.name);
     if record.in_sync.len() < 2 {
-        return Err(Refusal::not_now(WHAT, SwapRefused::NoSecondary.to_string()).next(state_command));
+        return Err(
+            Refusal::not_now(WHAT, SwapRefused::NoSecondary.to_string()).next(state_command)
+        );
     }
     if request.dry_run {
         let peer = member.name_of(agent::peer_of(&record, member.id()));
-        let line = format!("would stop {} on {}, then start it on {peer}", record.name, member.identity.server);
+        let line = format!(
+            "would stop {} on {}, then start it on {peer}",
+            record.name, member.identity.server
+        );
         return Ok(ChangeReply {
             lines: vec![line],
             epoch: record.epoch.0,
@@ -241,19 +294,32 @@ async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<Cha
     ask_agent(daemon, &record.name, agent::Request::Swap { done }, WHAT)?;
     match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
         Ok(Ok(Ok(epoch))) => {
-            let primary = member.state().modules.get(&record.name).and_then(|record| record.primary);
-            let name = primary.map(|primary| member.name_of(primary)).unwrap_or_default();
+            let primary = member
+                .state()
+                .modules
+                .get(&record.name)
+                .and_then(|record| record.primary);
+            let name = primary
+                .map(|primary| member.name_of(primary))
+                .unwrap_or_default();
             Ok(ChangeReply {
                 lines: vec![format!("module {}: {name} is primary", record.name)],
                 epoch: epoch.0,
             })
         }
-        Ok(Ok(Err(refused))) => Err(Refusal::not_now(WHAT, refused.to_string()).next(state_command)),
-        Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(WHAT, "the agent did not finish").next(state_command)),
+        Ok(Ok(Err(refused))) => {
+            Err(Refusal::not_now(WHAT, refused.to_string()).next(state_command))
+        }
+        Ok(Err(_)) | Err(_) => {
+            Err(Refusal::unavailable(WHAT, "the agent did not finish").next(state_command))
+        }
     }
 }
 
-async fn restart_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
+async fn restart_here(
+    daemon: &Arc<Daemon>,
+    request: &ControlRequest,
+) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the application was not restarted";
     let member = require_member(daemon, WHAT)?;
     let record = require_module(&member, WHAT, &request.module)?;
@@ -262,17 +328,25 @@ async fn restart_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<
         epoch: record.epoch.0,
     };
     if request.dry_run {
-        return Ok(reply(format!("would stop and start {} on {}", record.name, member.identity.server)));
+        return Ok(reply(format!(
+            "would stop and start {} on {}",
+            record.name, member.identity.server
+        )));
     }
     let (done, answer) = oneshot::channel();
     ask_agent(daemon, &record.name, agent::Request::Restart { done }, WHAT)?;
     let log_command = format!("skcli module log -m {}", record.name);
     match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
-        Ok(Ok(Ok(()))) => Ok(reply(format!("module {}: restarted on {}", record.name, member.identity.server))),
+        Ok(Ok(Ok(()))) => Ok(reply(format!(
+            "module {}: restarted on {}",
+            record.name, member.identity.server
+        ))),
         Ok(Ok(Err(refused @ (RestartRefused::NotServing | RestartRefused::Failed)))) => {
             Err(Refusal::not_now(WHAT, refused.to_string()).next(log_command))
         }
-        Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(WHAT, "the agent did not finish").next(log_command)),
+        Ok(Err(_)) | Err(_) => {
+            Err(Refusal::unavailable(WHAT, "the agent did not finish").next(log_command))
+        }
     }
 }
 
@@ -284,8 +358,14 @@ fn ask_agent(
 ) -> Result<(), Refusal> {
     match daemon.agent(module) {
         Some(agent) if agent.ask(request) => Ok(()),
-        Some(_) => Err(Refusal::unavailable(what, "the agent of the module is busy")),
-        None => Err(Refusal::not_now(what, "the module has no agent on this server")),
+        Some(_) => Err(Refusal::unavailable(
+            what,
+            "the agent of the module is busy",
+        )),
+        None => Err(Refusal::not_now(
+            what,
+            "the module has no agent on this server",
+        )),
     }
 }
 
@@ -314,6 +394,12 @@ pub async fn enrol(
         .await
         .map_err(|status| Refusal::passed_on(WHAT, &contact.to_string(), &status))?
         .into_inner();
-    Identity::join(&daemon.paths.identity(), &enrolment, server, addresses, &reply)
-        .map_err(|error| Refusal::failed(WHAT, chain(error)))
+    Identity::join(
+        &daemon.paths.identity(),
+        &enrolment,
+        server,
+        addresses,
+        &reply,
+    )
+    .map_err(|error| Refusal::failed(WHAT, chain(error)))
 }

@@ -47,10 +47,21 @@ impl Refusal {
 
     /// Another server refused: its words, with its name.
     pub fn passed_on(what: &str, server: &str, status: &Status) -> Self {
-        let explained = Explained::decode(status.details()).ok().filter(|explained| !explained.what.is_empty());
+        let explained = Explained::decode(status.details())
+            .ok()
+            .filter(|explained| !explained.what.is_empty());
         match explained {
-            Some(explained) => Self::new(status.code(), what, format!("{server} says: {}", explained.why)).next(explained.next_command),
-            None => Self::new(status.code(), what, format!("{server}: {}", status.message())),
+            Some(explained) => Self::new(
+                status.code(),
+                what,
+                format!("{server} says: {}", explained.why),
+            )
+            .next(explained.next_command),
+            None => Self::new(
+                status.code(),
+                what,
+                format!("{server}: {}", status.message()),
+            ),
         }
     }
 
@@ -89,9 +100,12 @@ pub fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
         ProposeError::NoLeader { .. } => {
             Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
         }
-        ProposeError::Stopped => Refusal::failed(what, error.to_string()).next("journalctl -u sidekick"),
+        ProposeError::Stopped => {
+            Refusal::failed(what, error.to_string()).next("journalctl -u sidekick")
+        }
         ProposeError::TimedOut { .. } => {
-            Refusal::unavailable(what, format!("{error}; it may still be done")).next("skcli cluster events")
+            Refusal::unavailable(what, format!("{error}; it may still be done"))
+                .next("skcli cluster events")
         }
     }
 }

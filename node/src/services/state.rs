@@ -19,21 +19,47 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The module's state, asked of both its servers at once.
-pub async fn of_module(daemon: &Daemon, member: &Arc<Member>, record: &MirrorRecord) -> ModuleStateReply {
+pub async fn of_module(
+    daemon: &Daemon,
+    member: &Arc<Member>,
+    record: &MirrorRecord,
+) -> ModuleStateReply {
     let [first, second] = record.servers;
-    let (first, second) = tokio::join!(of_server(daemon, member, record, first), of_server(daemon, member, record, second));
+    let (first, second) = tokio::join!(
+        of_server(daemon, member, record, first),
+        of_server(daemon, member, record, second)
+    );
     let mut servers = vec![first, second];
-    show_resync_on_secondary(record.primary.map(|primary| member.name_of(primary)).as_deref(), &mut servers);
+    show_resync_on_secondary(
+        record
+            .primary
+            .map(|primary| member.name_of(primary))
+            .as_deref(),
+        &mut servers,
+    );
     let state = member.state();
-    let cause = state.events.iter().rev().find(|event| event.id == record.last_cause);
+    let cause = state
+        .events
+        .iter()
+        .rev()
+        .find(|event| event.id == record.last_cause);
     ModuleStateReply {
         module: record.name.to_string(),
         epoch: record.epoch.0,
-        primary: record.primary.map(|primary| member.name_of(primary)).unwrap_or_default(),
-        in_sync: record.in_sync.iter().map(|server| member.name_of(*server)).collect(),
+        primary: record
+            .primary
+            .map(|primary| member.name_of(primary))
+            .unwrap_or_default(),
+        in_sync: record
+            .in_sync
+            .iter()
+            .map(|server| member.name_of(*server))
+            .collect(),
         mode: "mirror".to_owned(),
         ack: record.ack.to_string(),
-        last_cause: cause.map(|event| event.kind.to_string()).unwrap_or_default(),
+        last_cause: cause
+            .map(|event| event.kind.to_string())
+            .unwrap_or_default(),
         applied_age_ms: member.majority_age().map_or(u64::MAX, millis),
         servers,
     }
@@ -46,11 +72,16 @@ fn show_resync_on_secondary(primary: Option<&str>, servers: &mut [ServerModuleRe
         return;
     };
     for reply in servers {
-        let moved = if is_primary(reply) { ServerModuleReply::default() } else { known.clone() };
+        let moved = if is_primary(reply) {
+            ServerModuleReply::default()
+        } else {
+            known.clone()
+        };
         reply.resync_bytes_total = moved.resync_bytes_total;
         reply.resync_bytes_done = moved.resync_bytes_done;
         reply.resync_bytes_sent = moved.resync_bytes_sent;
-        let is_catching_up = reply.state() == ModuleState::Second && reply.quality() == Quality::Transient;
+        let is_catching_up =
+            reply.state() == ModuleState::Second && reply.quality() == Quality::Transient;
         if let Some(percent) = (100 * reply.resync_bytes_done).checked_div(reply.resync_bytes_total)
             && is_catching_up
         {
@@ -82,7 +113,11 @@ async fn of_server(
     }
 }
 
-async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> Option<ServerModuleReply> {
+async fn ask(
+    member: &Arc<Member>,
+    record: &MirrorRecord,
+    server: ServerId,
+) -> Option<ServerModuleReply> {
     let state = member.state();
     let addresses = &state.members.get(&server)?.addresses;
     let channel = member.dialer.channel(server, addresses).await.ok()?;
@@ -95,10 +130,18 @@ async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> O
 
 /// What this server says of the module.
 pub fn own(daemon: &Daemon, member: &Member, record: &MirrorRecord) -> ServerModuleReply {
-    let report = daemon.agent(&record.name).map(|agent| agent.report().borrow().clone()).unwrap_or_default();
+    let report = daemon
+        .agent(&record.name)
+        .map(|agent| agent.report().borrow().clone())
+        .unwrap_or_default();
     let state = member.state();
     let is_down = |server| state.members.get(&server).is_some_and(|each| each.is_down);
-    let shown = report.shown(Some(record), member.id(), |server| member.name_of(server), is_down);
+    let shown = report.shown(
+        Some(record),
+        member.id(),
+        |server| member.name_of(server),
+        is_down,
+    );
     let resync = report.resync.unwrap_or_default();
     ServerModuleReply {
         server: member.name_of(member.id()),
@@ -135,8 +178,17 @@ pub async fn wait_until(
             missing.clear();
             for server in servers {
                 let reply = of_server(daemon, member, &record, *server).await;
-                let line = format!("{}: {} ({})", reply.server, word(reply.state()), reply.detail);
-                if is_settled(&reply, wanted) { lines.push(line) } else { missing.push(line) }
+                let line = format!(
+                    "{}: {} ({})",
+                    reply.server,
+                    word(reply.state()),
+                    reply.detail
+                );
+                if is_settled(&reply, wanted) {
+                    lines.push(line)
+                } else {
+                    missing.push(line)
+                }
             }
             if missing.is_empty() {
                 return lines;
@@ -147,8 +199,12 @@ pub async fn wait_until(
     match tokio::time::timeout(deadline, settled).await {
         Ok(lines) => Ok(lines),
         Err(_) => {
-            let what = format!("wanted {wanted} is committed, but not reached within {} s", deadline.as_secs());
-            Err(Refusal::unavailable(what, missing.join("; ")).next(format!("skcli module state -m {module}")))
+            let what = format!(
+                "wanted {wanted} is committed, but not reached within {} s",
+                deadline.as_secs()
+            );
+            Err(Refusal::unavailable(what, missing.join("; "))
+                .next(format!("skcli module state -m {module}")))
         }
     }
 }

@@ -68,7 +68,10 @@ fn goal_follows_record_and_wishes() {
         epoch: Epoch(7),
         peer_in_sync,
     };
-    let hand_over = |to| Goal::HandOver { epoch: Epoch(7), to };
+    let hand_over = |to| Goal::HandOver {
+        epoch: Epoch(7),
+        to,
+    };
     let table: [(Option<&MirrorRecord>, Wishes, bool, Goal); 16] = [
         (None, NO_WISH, false, Goal::Down),
         (None, NO_WISH, true, Goal::Fence),
@@ -77,10 +80,20 @@ fn goal_follows_record_and_wishes() {
         (Some(&both), swap, true, hand_over(Some(PEER))),
         (Some(&both), old_swap, true, lead(true)),
         (Some(&alone), swap, true, lead(false)),
-        (Some(&stopped(both.clone(), ME)), NO_WISH, true, hand_over(None)),
+        (
+            Some(&stopped(both.clone(), ME)),
+            NO_WISH,
+            true,
+            hand_over(None),
+        ),
         (Some(&theirs), NO_WISH, true, Goal::Fence),
         (Some(&theirs), NO_WISH, false, Goal::Follow),
-        (Some(&stopped(theirs.clone(), ME)), NO_WISH, false, Goal::Down),
+        (
+            Some(&stopped(theirs.clone(), ME)),
+            NO_WISH,
+            false,
+            Goal::Down,
+        ),
         (Some(&both), OVERDUE, true, Goal::Fence),
         (Some(&both), OVERDUE, false, Goal::Follow),
         (Some(&alone), OVERDUE, true, lead(false)),
@@ -89,7 +102,10 @@ fn goal_follows_record_and_wishes() {
     ];
     for (record, wishes, is_leading, expected) in table {
         let found = goal(&FRESH, record, wishes, is_leading);
-        assert_eq!(found, expected, "{record:?} {wishes:?} leading={is_leading}");
+        assert_eq!(
+            found, expected,
+            "{record:?} {wishes:?} leading={is_leading}"
+        );
     }
 }
 
@@ -105,5 +121,8 @@ fn only_a_fresh_wanted_holder_of_an_in_sync_copy_proposes_itself() {
     assert!(!may_take_over(&FRESH, &stopped(free, ME)));
     assert!(!may_take_over(&FRESH, &record(7, None, &[PEER])));
     assert!(!may_take_over(&FRESH, &record(7, Some(PEER), &[ME])));
-    assert!(!may_take_over(&FRESH, &record(7, None, &[])), "first start: an operator says whose copy counts");
+    assert!(
+        !may_take_over(&FRESH, &record(7, None, &[])),
+        "first start: an operator says whose copy counts"
+    );
 }
