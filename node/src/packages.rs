@@ -22,7 +22,7 @@ pub enum PackageError {
     Io(#[from] io::Error),
     /// It is not a package, or its configuration is wrong.
     #[error("failed to read the package")]
-    Bad(#[from] module::PackageError),
+    Bad(#[from] Box<module::PackageError>),
     /// No server that answers has it.
     #[error("no server that answers has package {0}")]
     Nowhere(PackageHash),
@@ -33,7 +33,7 @@ pub enum PackageError {
 /// # Errors
 /// The bytes are no package, or cannot be written.
 pub fn keep(member: &Member, bytes: &[u8]) -> Result<(PackageHash, Package), PackageError> {
-    let package = Package::read(bytes)?;
+    let package = Package::read(bytes).map_err(Box::new)?;
     let hash = PackageHash(package.hash());
     replace_durably(&member.paths.package(&hash), bytes)?;
     Ok((hash, package))
@@ -61,11 +61,11 @@ pub async fn unpacked(
         Err(error) if error.kind() == io::ErrorKind::NotFound => fetch(member, hash).await?,
         Err(error) => return Err(error.into()),
     };
-    let package = Package::read(&bytes)?;
+    let package = Package::read(&bytes).map_err(Box::new)?;
     let directory = member.paths.unpacked(module, hash);
     if !directory.exists() {
         member.module_dir(module)?;
-        package.extract(&directory)?;
+        package.extract(&directory).map_err(Box::new)?;
     }
     Ok((package, directory))
 }

@@ -22,7 +22,7 @@ use crate::shell::addresses::{AddressKeeper, EXPIRY_MAX, Renewal, VirtualAddress
 const DECLARED_AFTER_LEASE: Duration = Duration::from_millis(300);
 
 /// What a tenure is made from.
-pub struct LeadingParts {
+pub(super) struct LeadingParts {
     /// The daemon.
     pub member: Arc<Member>,
     /// The module.
@@ -34,7 +34,7 @@ pub struct LeadingParts {
 }
 
 /// One tenure as primary.
-pub struct Leading {
+pub(super) struct Leading {
     module: ModuleName,
     stage: Stage,
     primary: Arc<Primary>,
@@ -61,7 +61,7 @@ impl Leading {
     ///
     /// # Errors
     /// The epoch cannot be made durable, or the mount fails: nothing is left behind.
-    pub async fn mount(
+    pub(super) async fn mount(
         parts: LeadingParts,
         epoch: Epoch,
         peer_in_sync: bool,
@@ -121,28 +121,28 @@ impl Leading {
     }
 
     /// How far this primary has come.
-    pub fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> Stage {
         self.stage
     }
 
     /// Notes how far this primary has come.
-    pub fn set_stage(&mut self, stage: Stage) {
+    pub(super) fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
     }
 
     /// Why the disk of this copy failed, once it has.
-    pub fn disk_failure(&self) -> Option<String> {
+    pub(super) fn disk_failure(&self) -> Option<String> {
         self.disk_failed.borrow().clone()
     }
 
     /// The peer's reintegration.
-    pub fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> Progress {
         self.primary.progress()
     }
 
     /// Adds the virtual addresses and tells the neighbours. An address that cannot be added is logged and tried again
     /// by the next look: the application still runs for whoever reaches it otherwise.
-    pub fn add_addresses(&mut self, configuration: &Configuration) {
+    pub(super) fn add_addresses(&mut self, configuration: &Configuration) {
         self.wants_addresses = true;
         self.addresses.retain(AddressKeeper::is_held);
         for wanted in &configuration.virtual_addresses {
@@ -167,7 +167,7 @@ impl Leading {
     }
 
     /// True when an address that should be here is not: it could not be added, or ran out with a lease that came back.
-    pub fn lacks_addresses(&self, configuration: &Configuration) -> bool {
+    pub(super) fn lacks_addresses(&self, configuration: &Configuration) -> bool {
         let held = self
             .addresses
             .iter()
@@ -177,7 +177,7 @@ impl Leading {
     }
 
     /// Removes the virtual addresses before it returns.
-    pub fn drop_addresses(&mut self) {
+    pub(super) fn drop_addresses(&mut self) {
         self.wants_addresses = false;
         for keeper in self.addresses.drain(..) {
             keeper.drop_now();
@@ -188,7 +188,7 @@ impl Leading {
     ///
     /// # Errors
     /// The deadline passed.
-    pub async fn drain(&self, deadline: Duration) -> anyhow::Result<()> {
+    pub(super) async fn drain(&self, deadline: Duration) -> anyhow::Result<()> {
         let primary = Arc::clone(&self.primary);
         Ok(blocking(move || primary.drain(deadline)).await??)
     }
@@ -197,12 +197,12 @@ impl Leading {
     ///
     /// # Errors
     /// A process still holds the mount: it was ended the hard way.
-    pub async fn unmount(self) -> anyhow::Result<()> {
+    pub(super) async fn unmount(self) -> anyhow::Result<()> {
         self.end(Unmount::Clean).await
     }
 
     /// No request is answered with success from now on.
-    pub fn fence(&self) {
+    pub(super) fn fence(&self) {
         self.gate.fence();
         self.primary.fence();
     }
@@ -211,7 +211,7 @@ impl Leading {
     ///
     /// # Errors
     /// The kernel refused; the mount is dead all the same.
-    pub async fn abort(self) -> anyhow::Result<()> {
+    pub(super) async fn abort(self) -> anyhow::Result<()> {
         self.end(Unmount::Abort).await
     }
 

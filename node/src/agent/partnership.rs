@@ -28,7 +28,7 @@ const HANDOVER_RETRY: Duration = Duration::from_millis(30);
 const ATTACH_RETRY: Duration = Duration::from_millis(300);
 
 /// What one tenure's partnership works with.
-pub struct Partnership {
+pub(super) struct Partnership {
     /// The daemon.
     pub member: Arc<Member>,
     /// The module.
@@ -58,7 +58,7 @@ enum Session {
 
 impl Partnership {
     /// Works until this server is not the primary any more, or the task is ended.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let started = Instant::now();
         let mut applied = self.member.consensus.watch();
         let mut session = Session::None { retry_at: started };

@@ -19,7 +19,7 @@ const FENCED_STOP_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How a script under way ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ScriptEnd {
+pub(super) enum ScriptEnd {
     /// The application runs.
     Started,
     /// It does not; why, for people.
@@ -29,7 +29,7 @@ pub enum ScriptEnd {
 }
 
 /// The application of one module on this server.
-pub struct Application {
+pub(super) struct Application {
     scripts: Arc<Scripts>,
     user: Option<User>,
     under_way: Option<JoinHandle<ScriptEnd>>,
@@ -40,7 +40,7 @@ impl Application {
     ///
     /// # Errors
     /// There is no cgroup v2, or it cannot be used.
-    pub fn new(
+    pub(super) fn new(
         member: &Member,
         module: &ModuleName,
         configuration: &Configuration,
@@ -76,17 +76,17 @@ impl Application {
     ///
     /// # Errors
     /// Something survives.
-    pub async fn end_leftovers(&self) -> Result<(), CgroupError> {
+    pub(super) async fn end_leftovers(&self) -> Result<(), CgroupError> {
         self.scripts.cgroup().kill(KILL_DEADLINE).await
     }
 
     /// A script is under way.
-    pub fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.under_way.is_some()
     }
 
     /// Runs the start script beside the agent.
-    pub fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let scripts = Arc::clone(&self.scripts);
         let user = self.user.clone();
         self.under_way = Some(tokio::spawn(async move {
@@ -98,7 +98,7 @@ impl Application {
     }
 
     /// Runs the stop script beside the agent, gently, then with force, then kills what is left.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let scripts = Arc::clone(&self.scripts);
         let user = self.user.clone();
         self.under_way = Some(tokio::spawn(async move {
@@ -112,7 +112,7 @@ impl Application {
 
     /// Ends the application now, whatever is under way. The stop script gets a moment for what runs outside the
     /// cgroup.
-    pub async fn kill(&mut self) {
+    pub(super) async fn kill(&mut self) {
         if let Some(task) = self.under_way.take() {
             task.abort();
         }
@@ -133,7 +133,7 @@ impl Application {
     }
 
     /// The end of the script under way; never, when there is none.
-    pub async fn ended(&mut self) -> ScriptEnd {
+    pub(super) async fn ended(&mut self) -> ScriptEnd {
         let Some(task) = &mut self.under_way else {
             return std::future::pending().await;
         };

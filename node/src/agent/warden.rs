@@ -14,7 +14,7 @@ use super::open_addition::OpenAddition;
 use crate::core::right::{Right, Standing};
 
 /// Opens and closes the gate of one primary.
-pub struct Warden {
+pub(super) struct Warden {
     /// Where records are applied.
     pub consensus: Consensus,
     /// The module.
@@ -32,7 +32,7 @@ pub struct Warden {
 
 impl Warden {
     /// Follows lease and records until the task is ended; then the gate runs out by itself or is fenced.
-    pub async fn run(self: Arc<Self>) {
+    pub(super) async fn run(self: Arc<Self>) {
         let lease = self.consensus.lease();
         let mut lease_changed = lease.changed();
         let mut applied = self.consensus.watch();
@@ -52,7 +52,7 @@ impl Warden {
 
     /// Sets the gate to what is right now. Also called before an addition is proposed, so that no write is
     /// acknowledged on the old right after the proposal has left.
-    pub fn adjust(&self, lease: &Lease) {
+    pub(super) fn adjust(&self, lease: &Lease) {
         // The lease is read first: an older lease on a newer record is harmless, a newer lease on an older record is not.
         let BootTime(until) = lease.valid_until();
         let state = self.consensus.state();

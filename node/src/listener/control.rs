@@ -159,7 +159,6 @@ fn id_in(groups: &str, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
     use super::*;
 
     fn mode_of(path: &Path) -> u32 {

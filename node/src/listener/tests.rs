@@ -1,5 +1,4 @@
 //! Members, strangers and enemies at the common port, over real sockets.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

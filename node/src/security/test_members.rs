@@ -1,5 +1,4 @@
 //! Members of clusters made for a test, each with a folder of its own.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! Identities on disk: made, joined, read back, damaged.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

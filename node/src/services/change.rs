@@ -10,10 +10,10 @@ use crate::daemon::Daemon;
 use crate::member::Member;
 
 /// How long a change looks for a leader before the caller is told.
-pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// This daemon as a member.
-pub fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
+pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
     daemon.member().ok_or_else(|| {
         Refusal::not_now(what, "this server belongs to no cluster")
             .next("skcli cluster init ...    or    skcli cluster join ADDRESS TOKEN ...")
@@ -21,7 +21,11 @@ pub fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusa
 }
 
 /// The committed record of the module that the caller named.
-pub fn require_module(member: &Member, what: &str, name: &str) -> Result<MirrorRecord, Refusal> {
+pub(super) fn require_module(
+    member: &Member,
+    what: &str,
+    name: &str,
+) -> Result<MirrorRecord, Refusal> {
     let state = member.state();
     let parsed = name.parse::<ModuleName>().ok();
     parsed
@@ -33,7 +37,7 @@ pub fn require_module(member: &Member, what: &str, name: &str) -> Result<MirrorR
 }
 
 /// The servers a call is about: empty = this one, `*` = all of the module, else the named one.
-pub fn servers_named(
+pub(super) fn servers_named(
     member: &Member,
     what: &str,
     record: &MirrorRecord,

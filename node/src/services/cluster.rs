@@ -202,7 +202,7 @@ fn lease_of(profile: LeaseProfile) -> Result<u64, Refusal> {
 }
 
 /// Parses a value of the caller; the refusal names it.
-pub fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     what: &str,
     name: &str,
     value: &str,
@@ -263,7 +263,7 @@ fn cluster_state(member: &Member) -> ClusterStateReply {
 }
 
 /// Milliseconds as the API carries them.
-pub fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -11,7 +11,7 @@ const STEPS_MAX: usize = 10;
 const CAUSES_MAX: usize = 8;
 
 /// The newest role changes of `module`, each with its causes, as far as events are kept.
-pub fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainStep> {
+pub(super) fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainStep> {
     let changes: Vec<&Event> = state
         .events
         .iter()

@@ -18,7 +18,11 @@ const LINES_MAX: usize = 10_000;
 ///
 /// # Errors
 /// The files cannot be read.
-pub fn lines(member: &Member, module: &ModuleName, newest: usize) -> io::Result<Vec<LogLine>> {
+pub(super) fn lines(
+    member: &Member,
+    module: &ModuleName,
+    newest: usize,
+) -> io::Result<Vec<LogLine>> {
     let newest = if newest == 0 {
         LINES_DEFAULT
     } else {

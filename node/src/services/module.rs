@@ -351,7 +351,7 @@ impl Module for ModuleService {
 }
 
 /// Commits a command in the name of `author`.
-pub async fn commit(
+pub(super) async fn commit(
     member: &Arc<Member>,
     command: Command,
     author: &str,

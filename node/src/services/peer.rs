@@ -215,7 +215,7 @@ impl Peer for PeerService {
 }
 
 /// Has the primary of the module do `verb`, wherever it is.
-pub async fn at_primary(
+pub(super) async fn at_primary(
     daemon: &Arc<Daemon>,
     request: ModuleRequest,
     verb: Verb,
@@ -370,7 +370,7 @@ fn ask_agent(
 }
 
 /// Asks the member at `contact` to let this server in, and keeps the identity it gets.
-pub async fn enrol(
+pub(super) async fn enrol(
     daemon: &Arc<Daemon>,
     contact: SocketAddr,
     token: &JoinToken,

@@ -94,7 +94,7 @@ impl From<Refusal> for Status {
 }
 
 /// A proposal that did not get through, as the answer to `what`.
-pub fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
+pub(super) fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
     match error {
         ProposeError::Rejected(rejection) => Refusal::not_now(what, rejection.to_string()),
         ProposeError::NoLeader { .. } => {
@@ -111,6 +111,6 @@ pub fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
 }
 
 /// The error with all its causes, in one line.
-pub fn chain(error: impl Into<anyhow::Error>) -> String {
+pub(super) fn chain(error: impl Into<anyhow::Error>) -> String {
     format!("{:#}", error.into())
 }

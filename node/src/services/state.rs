@@ -19,7 +19,7 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The module's state, asked of both its servers at once.
-pub async fn of_module(
+pub(super) async fn of_module(
     daemon: &Daemon,
     member: &Arc<Member>,
     record: &MirrorRecord,
@@ -129,7 +129,7 @@ async fn ask(
 }
 
 /// What this server says of the module.
-pub fn own(daemon: &Daemon, member: &Member, record: &MirrorRecord) -> ServerModuleReply {
+pub(super) fn own(daemon: &Daemon, member: &Member, record: &MirrorRecord) -> ServerModuleReply {
     let report = daemon
         .agent(&record.name)
         .map(|agent| agent.report().borrow().clone())
@@ -160,7 +160,7 @@ pub fn own(daemon: &Daemon, member: &Member, record: &MirrorRecord) -> ServerMod
 ///
 /// # Errors
 /// The deadline passed; the refusal says what is still missing.
-pub async fn wait_until(
+pub(super) async fn wait_until(
     daemon: &Daemon,
     member: &Arc<Member>,
     module: &ModuleName,

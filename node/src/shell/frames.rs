@@ -161,7 +161,6 @@ pub(crate) fn claim_ether_type(address: IpAddr) -> EtherType {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
     use super::*;
 
     const MINE: Mac = Mac([2, 0, 0, 0, 0, 1]);

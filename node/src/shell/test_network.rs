@@ -4,7 +4,6 @@
     unsafe_code,
     reason = "moving a thread to another namespace is unsafe in rustix"
 )]
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
@@ -93,7 +92,6 @@ pub(crate) fn output(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[expect(clippy::print_stdout, reason = "says that the test is skipped")]
 fn enter_new_network() -> bool {
     // SAFETY: only the network of the calling thread changes; no memory or descriptor is shared
     // differently afterwards.

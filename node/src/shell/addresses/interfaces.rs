@@ -135,7 +135,6 @@ fn interface(link: &LinkMessage) -> Interface {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
     use super::*;
 
     fn interfaces() -> BTreeMap<u32, Interface> {

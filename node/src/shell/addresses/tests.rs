@@ -1,5 +1,4 @@
 //! Virtual addresses against the real kernel, in network namespaces.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 //! What needs no process; `scripts` has the tests with processes.
 
 use super::*;

@@ -1,5 +1,4 @@
 //! Scripts against the real kernel, in cgroups of their own.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +16,6 @@ struct Module {
 
 impl Module {
     /// `None` where cgroups cannot be used; the test is then skipped and says so.
-    #[expect(clippy::print_stdout, reason = "says that the test is skipped")]
     fn new(log_bytes_max: u64) -> Option<Module> {
         let folder = tempfile::tempdir().unwrap();
         let root = match Cgroup::of_root(folder.path()) {
