@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, SessionACL,
-    WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
+    SessionACL, WriteFlags,
 };
 use inodes::{Inodes, Listed, Listing};
 use parking_lot::RwLock;
@@ -328,6 +328,18 @@ impl Filesystem for PassThrough {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         }
+    }
+
+    fn getxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        // The workload sets none; the kernel looks for capabilities of files that are written.
+        reply.error(Errno::ENODATA);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
