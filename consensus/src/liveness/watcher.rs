@@ -424,7 +424,7 @@ impl fmt::Display for Evidence<'_> {
                     .iter()
                     .max_by_key(|(_, at)| **at)
                     .map_or(0, |(lan, _)| *lan);
-                return write!(f, "{server} heard again by {voter} on LAN {lan}");
+                return write!(f, "{server} heard again by {voter} on LAN {}", lan + 1);
             }
         };
         if let Some((run, first)) = self.watched.unannounced {
@@ -445,7 +445,8 @@ impl fmt::Display for Evidence<'_> {
         for (lan, at) in &self.watched.lans {
             write!(
                 f,
-                "; last on LAN {lan} {:.1} s ago",
+                "; last on LAN {} {:.1} s ago",
+                lan + 1,
                 seconds(now.ns_since(*at))
             )?;
         }

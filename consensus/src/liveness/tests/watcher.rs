@@ -98,7 +98,7 @@ fn a_silent_member_is_declared_when_its_lease_has_surely_run_out() {
     assert_eq!(
         stage.pass(2900, &[S2]),
         [
-            "2900 declare 1 run 1 round 1.1: s1 not heard by w3 for 1.9 s on any LAN; last on LAN 0 1.9 s ago"
+            "2900 declare 1 run 1 round 1.1: s1 not heard by w3 for 1.9 s on any LAN; last on LAN 1 1.9 s ago"
         ]
     );
 }
@@ -143,7 +143,7 @@ fn after_a_declaration_nothing_is_granted_until_the_withdrawal_is_applied() {
     assert_eq!(stage.hear(S1, 1), Verdict::NoGrant(NoGrant::Declared));
     assert_eq!(
         stage.pass(2200, &[S1, S2]),
-        ["2200 withdraw 1 round 1.1: s1 heard again by w3 on LAN 0"]
+        ["2200 withdraw 1 round 1.1: s1 heard again by w3 on LAN 1"]
     );
     assert_eq!(stage.hear(S1, 1), Verdict::NoGrant(NoGrant::Declared));
     stage.must("withdraw s1 by w3 round=1");
@@ -192,7 +192,7 @@ fn a_restarted_voter_keeps_to_what_its_former_run_declared() {
     assert_eq!(stage.hear(S2, 1), GRANT);
     assert_eq!(
         stage.pass(5100, &[S1, S2]),
-        ["5100 withdraw 1 round 2.0: s1 heard again by w3 on LAN 0"]
+        ["5100 withdraw 1 round 2.0: s1 heard again by w3 on LAN 1"]
     );
     stage.must("withdraw s1 by w3 round=0");
     assert_eq!(stage.hear(S1, 1), GRANT);
@@ -303,7 +303,7 @@ fn a_member_without_a_vote_declares_nobody_but_takes_back_what_it_said() {
     let proposed: Vec<String> = watcher.on_tick(ms(5000)).iter().map(shown).collect();
     assert_eq!(
         proposed,
-        ["withdraw 1 round 1.1: s1 heard again by s2 on LAN 1"]
+        ["withdraw 1 round 1.1: s1 heard again by s2 on LAN 2"]
     );
     script.must("withdraw s1 by s2 round=1");
     watcher.on_applied(&script.state, ms(5000));
