@@ -51,3 +51,18 @@ fn swap() {
 fn bad_input() {
     one_round("bad_input");
 }
+
+#[test]
+fn primary_isolated() {
+    one_round("primary_isolated");
+}
+
+#[test]
+fn blackout() {
+    one_round("blackout");
+}
+
+#[test]
+fn witness_lost() {
+    one_round("witness_lost");
+}
