@@ -6,11 +6,18 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use crate::error::OpenError;
 
 /// Page cache in bytes. The cluster state and the log's tail fit; a witness must stay below 30 MiB resident.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How long a lock held by somebody else is waited for: sled gives it back a moment after the last handle is dropped,
+/// when its own threads have ended, and a daemon that restarts at once may find its dying predecessor.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the lock is tried. sled offers no way to wait for it.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// The store this thread is opening, and what became of it when that panicked.
@@ -22,11 +29,20 @@ struct Opening {
     quarantined: Option<io::Result<PathBuf>>,
 }
 
-/// Opens the database in `directory`.
-///
+/// Opens the database in `directory`; waits `LOCK_PATIENCE` for one that is just being closed.
+pub(crate) fn open_database(directory: &Path) -> Result<sled::Db, OpenError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match try_open_database(directory) {
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Release builds abort on panic, so the panic hook does the quarantine: the next start finds no store and refuses to vote
 /// with an empty one (rule R12). Where panics unwind, the panic becomes [`OpenError::Damaged`].
-pub(crate) fn open_database(directory: &Path) -> Result<sled::Db, OpenError> {
+fn try_open_database(directory: &Path) -> Result<sled::Db, OpenError> {
     let io_error = |source| OpenError::Io {
         directory: directory.to_owned(),
         source,

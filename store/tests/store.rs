@@ -50,6 +50,19 @@ fn trees_are_separate_ordered_and_survive_reopening() {
     assert_eq!(store.tree("nothing").last().unwrap(), None);
 }
 
+/// Goal: a store can be opened again as soon as it was dropped, although sled's threads give its lock back a moment later.
+#[test]
+fn regression_reopening_at_once_is_not_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..30_u8 {
+        let store = Store::open(directory.path()).unwrap();
+        let tree = store.tree("t");
+        let mut batch = Batch::new();
+        batch.put(&tree, &[round], b"1");
+        store.commit(batch).unwrap();
+    }
+}
+
 #[test]
 fn oversized_records_change_nothing() {
     let directory = tempfile::tempdir().unwrap();
