@@ -139,12 +139,13 @@ pub struct Primary {
     events: Arc<PrimaryEventSink>,
     mount: Mutex<Option<Mount>>,
     resync: Mutex<Option<Resync>>,
+    /// The last resync, for whoever asks how far it is: never locked across network or disk.
+    shown: Mutex<Option<Arc<Source<Answer>>>>,
     sweeper: Sweeper,
 }
 
 /// The last resync that was begun.
 struct Resync {
-    source: Arc<Source<Answer>>,
     thread: JoinHandle<()>,
 }
 
@@ -198,6 +199,7 @@ impl Primary {
             events,
             mount,
             resync,
+            shown: Mutex::default(),
             sweeper,
         })
     }
@@ -225,7 +227,8 @@ impl Primary {
                 self.replicator.end_session();
                 AttachError::Thread(error)
             })?;
-        *resync = Some(Resync { source, thread });
+        *self.shown.lock() = Some(source);
+        *resync = Some(Resync { thread });
         Ok(())
     }
 
@@ -309,11 +312,8 @@ impl Primary {
 
     /// How far the last resync is, or was; all zero before the first.
     pub fn progress(&self) -> Progress {
-        self.resync
-            .lock()
-            .as_ref()
-            .map(|resync| resync.source.progress())
-            .unwrap_or_default()
+        let shown = self.shown.lock().clone();
+        shown.map(|source| source.progress()).unwrap_or_default()
     }
 
     /// Figures of the running session, or of the last one.

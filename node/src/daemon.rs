@@ -23,9 +23,13 @@ use crate::member::Member;
 use crate::paths::Paths;
 use crate::security::{Identity, Security};
 use crate::services::{ClusterService, ModuleService, PeerService};
+use crate::shell::addresses::remove_leftovers;
+use crate::shell::cgroup::Cgroup;
 
 /// How long a primary that opened a stream may take to say what it wants.
 const GREETING_MAX: Duration = Duration::from_secs(2);
+/// How long the processes of an earlier daemon's applications may take to die.
+const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
 
@@ -38,6 +42,8 @@ pub struct Daemon {
     member: ArcSwapOption<Member>,
     agents: Mutex<BTreeMap<ModuleName, AgentHandle>>,
     stopping: watch::Sender<bool>,
+    /// Set when every application has ended: until then the others must be able to reach this server.
+    ended: watch::Sender<bool>,
     // Held for its lock.
     _lock: File,
 }
@@ -83,6 +89,7 @@ impl Daemon {
             member: ArcSwapOption::empty(),
             agents: Mutex::new(BTreeMap::new()),
             stopping: watch::Sender::new(false),
+            ended: watch::Sender::new(false),
             _lock: lock,
         }))
     }
@@ -114,6 +121,7 @@ impl Daemon {
             .serve_with_incoming_shutdown(control.incoming(), stop)
             .await?;
         self.leave().await;
+        self.ended.send_replace(true);
         Ok(())
     }
 
@@ -193,6 +201,7 @@ impl Daemon {
         ));
         self.listen(&member, &security).await?;
         self.found(&member).await?;
+        self.end_leftovers(&member).await?;
         self.member.store(Some(Arc::clone(&member)));
         tokio::spawn(Arc::clone(&member).announce_start());
         if member.identity.kind == MemberKind::Server {
@@ -200,6 +209,25 @@ impl Daemon {
         }
         tracing::info!(server = %member.identity.server, id = member.id().0, "member of cluster {}", member.identity.cluster);
         Ok(member)
+    }
+
+    /// Ends what an earlier daemon left running, before its successor says that it has started: from then on another
+    /// server may lead.
+    async fn end_leftovers(&self, member: &Member) -> anyhow::Result<()> {
+        if member.identity.kind == MemberKind::Witness {
+            return Ok(());
+        }
+        Cgroup::of_root(self.paths.root())?
+            .kill(LEFTOVERS_DEADLINE)
+            .await?;
+        let state = member.state();
+        let addresses: Vec<_> = state
+            .modules
+            .values()
+            .flat_map(|module| module.addresses.clone())
+            .collect();
+        remove_leftovers(&addresses)?;
+        Ok(())
     }
 
     /// The founder commits the first entry; repeated after a crash in the middle of `cluster init`.
@@ -231,14 +259,14 @@ impl Daemon {
         );
         let daemon = Arc::clone(self);
         let on_mirror = move |connection: MirrorConnection| daemon.on_mirror(connection);
-        let mut stopping = self.stopping.subscribe();
+        let mut ended = self.ended.subscribe();
         tokio::spawn(async move {
             let served = listener.serve(routes, on_mirror);
             tokio::select! {
                 ended = served => if let Err(error) = ended {
                     tracing::error!(%error, "the listener ended");
                 },
-                _ = stopping.wait_for(|stopping| *stopping) => {}
+                _ = ended.wait_for(|ended| *ended) => {}
             }
         });
         Ok(())

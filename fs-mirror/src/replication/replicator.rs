@@ -29,7 +29,7 @@ use self::delivery::Delivery;
 use self::session::Session;
 use self::window::Window;
 use super::change::Change;
-use super::core::{Action, Answer, Core, Event};
+use super::core::{Action, Answer, Core, Event, Record};
 use super::link::Link;
 use super::shipping::{Completion, Shipping, Ticket, Verdict};
 use super::stats::ReplicationStats;
@@ -155,10 +155,12 @@ impl<C: Completion> Replicator<C> {
     /// # Errors
     /// The addition must not be proposed; requests are answered as before the call.
     pub fn hold_for_addition(&self, patience: Duration) -> Result<(), WaitError> {
+        // A hold that stood before this call belongs to an addition that may be on its way: it is not ours to undo.
+        let is_ours = self.shared.state.lock().core.record() == Record::Alone;
         self.shared.step(Event::AdditionHeld);
         self.flush();
         let acknowledged = self.shared.wait_acknowledged(patience);
-        if acknowledged.is_err() {
+        if acknowledged.is_err() && is_ours {
             self.shared.step(Event::AdditionAbandoned);
         }
         acknowledged

@@ -6,6 +6,7 @@ use std::time::Duration;
 use consensus::state::{Epoch, ModuleName};
 use fs_mirror::{Copy, Gate, Primary, PrimaryEvent, PrimaryOptions, Progress, Unmount};
 use module::Configuration;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -31,6 +32,8 @@ pub(super) struct LeadingParts {
     pub copy: Arc<Copy>,
     /// The note of a proposed addition.
     pub addition: Arc<OpenAddition>,
+    /// This is the first tenure at its epoch: what a switchover left identical has not been changed since.
+    pub is_first_tenure: bool,
 }
 
 /// One tenure as primary.
@@ -95,6 +98,7 @@ impl Leading {
             fresh: parts.member.fresh(),
             addition: Arc::clone(&parts.addition),
             gate: Arc::clone(&gate),
+            adjusting: Mutex::default(),
         });
         // Before anything asks whether it may serve: the task below may start late.
         warden.adjust(&parts.member.consensus.lease());
@@ -106,6 +110,7 @@ impl Leading {
             addition: parts.addition,
             warden: Arc::clone(&warden),
             events,
+            may_begin_identical: parts.is_first_tenure,
             disk_failed: disk_failed_in,
         };
         Ok(Leading {

@@ -249,6 +249,14 @@ struct Agent {
     leaving: Option<oneshot::Sender<()>>,
     right_lost_at: Option<Instant>,
     start_failures: u32,
+    /// The application was given up here; said when stepping down.
+    gave_up: bool,
+    /// The epoch of the last tenure.
+    led_at: Option<Epoch>,
+    /// The epoch at which the mount did not come off in order: somebody may have written to this copy alone.
+    unclean_at: Option<Epoch>,
+    /// Why this copy cannot be trusted any more (R11); as long as this daemon runs.
+    failed_disk: Option<String>,
     not_before: Instant,
 }
 
@@ -273,6 +281,10 @@ impl Agent {
             leaving: None,
             right_lost_at: None,
             start_failures: 0,
+            gave_up: false,
+            led_at: None,
+            unclean_at: None,
+            failed_disk: None,
             not_before: Instant::now(),
         }
     }
@@ -296,7 +308,10 @@ impl Agent {
                 self.remove().await;
                 return;
             }
-            if Instant::now() >= self.not_before && self.act(record.as_ref(), goal).await {
+            let must_fence = self.must_fence(goal);
+            if (must_fence || Instant::now() >= self.not_before)
+                && self.act(record.as_ref(), goal).await
+            {
                 continue;
             }
             let wake_at = self.wake_at();
@@ -356,25 +371,25 @@ impl Agent {
         }
     }
 
-    /// A wish belongs to one epoch.
+    /// A wish belongs to one epoch, a restart to one tenure.
     fn end_wishes(&mut self, record: Option<&MirrorRecord>) {
+        if !matches!(self.local, Local::Leading(_)) {
+            self.answer_restart(Err(RestartRefused::Failed));
+        }
         let epoch = record.map(|record| record.epoch);
         if let Some((at, done)) = self.swap.take_if(|(at, _)| Some(*at) != epoch) {
             let moved = record.filter(|record| record.primary != Some(self.member.id()));
-            let answer = moved.map_or(Err(SwapRefused::Overtaken), |record| Ok(record.epoch));
+            let result = moved.map_or(Err(SwapRefused::Overtaken), |record| Ok(record.epoch));
             tracing::info!(module = %self.module, "the switchover asked for at epoch {at} has ended");
-            if done.send(answer).is_err() {
-                tracing::debug!(module = %self.module, "nobody waits for the switchover any more");
-            }
+            answer(done, result);
         }
     }
 
     /// Told to leave, and nothing runs here any more. A lone primary leaves without handing over: nobody else could
-    /// lead, and after a restart it leads again.
+    /// lead, and after a restart it leads again. One without a majority cannot hand over: the voters will see it go.
     fn has_left(&mut self, record: Option<&MirrorRecord>) -> bool {
-        let me = self.member.id();
-        let must_hand_over =
-            record.is_some_and(|record| record.primary == Some(me) && record.in_sync.len() > 1);
+        let right = record.map_or(Right::None, |record| self.standing().right(record));
+        let must_hand_over = right == Right::WhileLeased && self.right_lost_at.is_none();
         let has_left = matches!(self.local, Local::Nothing) && !must_hand_over;
         if has_left && let Some(done) = self.leaving.take() {
             return done.send(()).is_ok();
@@ -385,6 +400,7 @@ impl Agent {
     /// Does one thing; true when the situation should be looked at again at once.
     async fn act(&mut self, record: Option<&MirrorRecord>, goal: Goal) -> bool {
         if self.leaving.is_none()
+            && !matches!(self.local, Local::Leading(_))
             && let Some(record) = record.filter(|record| may_take_over(&self.standing(), record))
         {
             return self.propose_take_over(record).await;
@@ -414,11 +430,16 @@ impl Agent {
         }
     }
 
+    /// Leads, and should not: nothing may delay what follows.
+    fn must_fence(&self, goal: Goal) -> bool {
+        let is_leading = matches!(self.local, Local::Leading(_));
+        is_leading && matches!(goal, Goal::Fence | Goal::Down | Goal::Follow)
+    }
+
     /// A script under way, or a right that may return: nothing but fencing goes on.
     fn is_paused(&self, goal: Goal) -> bool {
         let is_leading = matches!(self.local, Local::Leading(_));
-        let must_fence = matches!(goal, Goal::Fence | Goal::Down | Goal::Follow) && is_leading;
-        !must_fence
+        !self.must_fence(goal)
             && (self.installed.application.is_busy() || self.right_lost_at.is_some() && is_leading)
     }
 
@@ -456,7 +477,14 @@ impl Agent {
     async fn start_following(&mut self) -> anyhow::Result<()> {
         let copy = Arc::clone(&self.installed.copy);
         let module = self.module.clone();
-        let report = move |event: SecondaryEvent| tracing::info!(%module, ?event, "secondary");
+        let report = move |event: SecondaryEvent| match event {
+            SecondaryEvent::SessionEnded { session, cause } => {
+                tracing::info!(%module, session, ?cause, "the primary's stream ended");
+            }
+            SecondaryEvent::LocalDiskFailed { operation, errno } => {
+                tracing::error!(%module, operation, errno, "the disk of this copy failed");
+            }
+        };
         let secondary = blocking(move || Secondary::start(copy, Box::new(report))).await??;
         self.local = Local::Following(secondary);
         Ok(())
@@ -475,6 +503,7 @@ impl Agent {
             module: self.module.clone(),
             copy: Arc::clone(&self.installed.copy),
             addition: Arc::clone(&self.installed.addition),
+            is_first_tenure: self.led_at.replace(epoch) != Some(epoch),
         };
         self.local = Local::Leading(Leading::mount(parts, epoch, peer_in_sync).await?);
         Ok(())
@@ -513,7 +542,12 @@ impl Agent {
             leading.drain(DRAIN_DEADLINE).await?;
         }
         if let Local::Leading(leading) = std::mem::replace(&mut self.local, Local::Nothing) {
-            leading.unmount().await?;
+            let epoch = self.record().map(|record| record.epoch);
+            if let Err(error) = leading.unmount().await {
+                // Whoever held the mount may have written what was never shipped: the copies count as different.
+                self.unclean_at = epoch;
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -523,7 +557,7 @@ impl Agent {
         epoch: Epoch,
         to: Option<ServerId>,
     ) -> anyhow::Result<()> {
-        let command = match to {
+        let command = match to.filter(|_| self.unclean_at != Some(epoch)) {
             Some(to) => Command::Switchover {
                 module: self.module.clone(),
                 epoch,
@@ -534,11 +568,17 @@ impl Agent {
                 module: self.module.clone(),
                 epoch,
                 server: self.member.id(),
-                reason: StepDownReason::Stopped,
+                reason: if self.gave_up {
+                    StepDownReason::ApplicationFailed
+                } else {
+                    StepDownReason::Stopped
+                },
             },
         };
         self.propose(command, "application stopped, drained, unmounted")
-            .await
+            .await?;
+        self.gave_up = false;
+        Ok(())
     }
 
     async fn propose_take_over(&mut self, record: &MirrorRecord) -> bool {
@@ -594,15 +634,19 @@ impl Agent {
     }
 
     /// Why this primary's own copy cannot be trusted any more, when another copy can take over (R11).
-    fn disk_failure(&self, record: Option<&MirrorRecord>) -> Option<String> {
-        let Local::Leading(leading) = &self.local else {
-            return None;
-        };
-        record.filter(|record| record.in_sync.len() > 1)?;
-        leading.disk_failure()
+    fn disk_failure(&mut self, record: Option<&MirrorRecord>) -> Option<String> {
+        if let Local::Leading(leading) = &self.local
+            && let Some(failure) = leading.disk_failure()
+        {
+            self.failed_disk = Some(failure);
+        }
+        let me = self.member.id();
+        record.filter(|record| record.primary == Some(me) && record.in_sync.len() > 1)?;
+        self.failed_disk.clone()
     }
 
-    /// A failed write or sync is never retried into health: everything ends here, and the in-sync secondary leads.
+    /// A failed write or sync is never retried into health: everything ends here, and the in-sync secondary leads. Until
+    /// that is committed nothing is mounted here again.
     async fn leave_failed_disk(&mut self, record: Option<&MirrorRecord>, failure: &str) -> bool {
         let Some(epoch) = record.map(|record| record.epoch) else {
             return false;
@@ -618,6 +662,8 @@ impl Agent {
         };
         if let Err(error) = self.propose(command, failure).await {
             tracing::error!(module = %self.module, error = format!("{error:#}"), "not stepped down yet");
+            self.not_before = Instant::now() + STEP_RETRY;
+            return false;
         }
         true
     }
@@ -642,9 +688,7 @@ impl Agent {
             }
             None => SwapRefused::NotPrimary,
         };
-        if done.send(Err(refused)).is_err() {
-            tracing::debug!(module = %self.module, "nobody waits for the switchover any more");
-        }
+        answer(done, Err(refused));
     }
 
     fn on_restart(&mut self, done: oneshot::Sender<Result<(), RestartRefused>>) {
@@ -656,14 +700,12 @@ impl Agent {
                 self.installed.application.stop();
             }
             Local::Leading(_) | Local::Following(_) | Local::Nothing => {
-                if done.send(Err(RestartRefused::NotServing)).is_err() {
-                    tracing::debug!(module = %self.module, "nobody waits for the restart any more");
-                }
+                answer(done, Err(RestartRefused::NotServing));
             }
         }
     }
 
-    /// Blocks for one small write and the persisting of an epoch.
+    /// Blocks until the session before has ended and the epoch is persisted.
     fn on_session(&mut self, link: Link, hello: &Hello) {
         let me = self.member.id();
         let is_credible = !hello.in_sync
@@ -694,6 +736,8 @@ impl Agent {
         match end {
             ScriptEnd::Started => {
                 self.start_failures = 0;
+                self.report
+                    .send_modify(|report| report.application_trouble = None);
                 if let Local::Leading(leading) = &mut self.local {
                     leading.set_stage(Stage::Serving);
                 }
@@ -712,13 +756,15 @@ impl Agent {
     fn on_start_failed(&mut self, why: &str) {
         self.start_failures += 1;
         tracing::error!(module = %self.module, failures = self.start_failures, "start_prim failed: {why}");
-        self.report
-            .send_modify(|report| report.trouble = Some(format!("start_prim failed: {why}")));
+        self.report.send_modify(|report| {
+            report.application_trouble = Some(format!("start_prim failed: {why}"))
+        });
         self.answer_restart(Err(RestartRefused::Failed));
         self.installed.application.stop();
         self.not_before = Instant::now() + STEP_RETRY;
         if self.start_failures >= START_FAILURES_MAX {
             self.start_failures = 0;
+            self.gave_up = true;
             self.give_up();
         }
     }
@@ -741,11 +787,9 @@ impl Agent {
         });
     }
 
-    fn answer_restart(&mut self, answer: Result<(), RestartRefused>) {
-        if let Some(done) = self.restart.take()
-            && done.send(answer).is_err()
-        {
-            tracing::debug!(module = %self.module, "nobody waits for the restart any more");
+    fn answer_restart(&mut self, result: Result<(), RestartRefused>) {
+        if let Some(done) = self.restart.take() {
+            answer(done, result);
         }
     }
 
@@ -790,6 +834,13 @@ impl Agent {
             report.epoch = record.map(|record| record.epoch);
             report.at = Instant::now();
         });
+    }
+}
+
+/// Answers a caller who may have gone.
+fn answer<T>(done: oneshot::Sender<T>, result: T) {
+    if done.send(result).is_err() {
+        tracing::debug!("nobody waits for this answer any more");
     }
 }
 

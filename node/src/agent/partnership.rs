@@ -41,6 +41,8 @@ pub(super) struct Partnership {
     pub warden: Arc<Warden>,
     /// What the mounted copy reports.
     pub events: mpsc::UnboundedReceiver<PrimaryEvent>,
+    /// The copies may still be as a switchover left them.
+    pub may_begin_identical: bool,
     /// Tells the agent that the local disk failed (R11).
     pub disk_failed: watch::Sender<Option<String>>,
 }
@@ -69,14 +71,16 @@ impl Partnership {
                 session = self.on_event(event, session);
             }
             let Some(record) = self.record() else { return };
-            self.adopt(&record, &mut adopted);
+            let is_adopted = self.adopt(&record, &mut adopted);
             let peer = peer_of(&record, self.member.id());
             let is_named = record.in_sync.contains(&peer);
             let may_have_been_added = self.addition.epoch() == Some(record.epoch);
             match session {
                 Session::None { retry_at } if Instant::now() >= retry_at => {
-                    let hands_over =
-                        record.identical && is_named && started.elapsed() < HANDOVER_SESSION_MAX;
+                    let hands_over = self.may_begin_identical
+                        && record.identical
+                        && is_named
+                        && started.elapsed() < HANDOVER_SESSION_MAX;
                     if hands_over || !(is_named || may_have_been_added) {
                         session = self.attach(&record, peer, hands_over).await;
                     } else {
@@ -93,6 +97,7 @@ impl Partnership {
                 Session::None { .. } | Session::Attached { .. } => {}
             }
             let retry_at = match session {
+                _ if !is_adopted => Instant::now() + ATTACH_RETRY,
                 Session::None { retry_at } => retry_at,
                 Session::Attached { .. } | Session::CaughtUp { .. } => {
                     Instant::now() + Duration::from_secs(3600)
@@ -116,20 +121,24 @@ impl Partnership {
         (record.primary == Some(self.member.id())).then(|| record.clone())
     }
 
-    fn adopt(&self, record: &MirrorRecord, adopted: &mut Option<Epoch>) {
+    /// Tells the mounted copy which record counts; false when that has to be tried again.
+    fn adopt(&self, record: &MirrorRecord, adopted: &mut Option<Epoch>) -> bool {
         if *adopted == Some(record.epoch) {
-            return;
+            return true;
         }
         let peer_in_sync = record.in_sync.len() > 1;
-        match self
-            .primary
-            .set_record(fs_mirror::Epoch(record.epoch.0), peer_in_sync)
-        {
+        let epoch = fs_mirror::Epoch(record.epoch.0);
+        let set = tokio::task::block_in_place(|| self.primary.set_record(epoch, peer_in_sync));
+        match set {
             Ok(()) => *adopted = Some(record.epoch),
             Err(error) => {
-                tracing::error!(module = %self.module, %error, "failed to adopt epoch {}", record.epoch)
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::error!(module = %self.module, error, "failed to adopt epoch {}", record.epoch);
+                self.disk_failed
+                    .send_replace(Some(format!("adopt epoch {}: {error}", record.epoch)));
             }
         }
+        *adopted == Some(record.epoch)
     }
 
     fn on_event(&self, event: PrimaryEvent, session: Session) -> Session {
@@ -228,10 +237,30 @@ impl Partnership {
         };
         self.propose(command, "the stream to the secondary is down")
             .await;
+        self.wait_for_news(record).await;
     }
 
     /// R10, and the first half of R6: the note is durable and the gate obeys both records before the proposal leaves.
+    ///
+    /// With the note open at this epoch the proposal has left before, and its outcome is not applied yet: it is only
+    /// repeated.
     async fn add_peer(&self, record: &MirrorRecord, peer: ServerId) {
+        if self.addition.epoch() != Some(record.epoch) && !self.prepare_addition(record).await {
+            return;
+        }
+        let command = Command::AddSecondary {
+            module: self.module.clone(),
+            epoch: record.epoch,
+            primary: self.member.id(),
+            server: peer,
+        };
+        let evidence = "every directory listed, every block compared, in lock-step";
+        self.propose(command, evidence).await;
+        self.wait_for_news(record).await;
+    }
+
+    /// Lock-step reached, the note durable, the gate under both records.
+    async fn prepare_addition(&self, record: &MirrorRecord) -> bool {
         let primary = Arc::clone(&self.primary);
         let held =
             tokio::task::spawn_blocking(move || primary.hold_for_addition(HOLD_PATIENCE)).await;
@@ -240,26 +269,17 @@ impl Partnership {
             .and_then(|held| held.map_err(anyhow::Error::new))
         {
             tracing::warn!(module = %self.module, %error, "the secondary is not in lock-step; not proposed");
-            self.wait_for_news().await;
-            return;
+            self.wait_for_news(record).await;
+            return false;
         }
-        if let Err(error) = self.addition.open(record.epoch) {
+        let noted = tokio::task::block_in_place(|| self.addition.open(record.epoch));
+        if let Err(error) = noted {
             tracing::error!(module = %self.module, %error, "failed to note the addition; not proposed");
-            self.wait_for_news().await;
-            return;
+            self.wait_for_news(record).await;
+            return false;
         }
         self.warden.adjust(&self.member.consensus.lease());
-        let command = Command::AddSecondary {
-            module: self.module.clone(),
-            epoch: record.epoch,
-            primary: self.member.id(),
-            server: peer,
-        };
-        self.propose(
-            command,
-            "every directory listed, every block compared, in lock-step",
-        )
-        .await;
+        true
     }
 
     async fn propose(&self, command: Command, evidence: &str) {
@@ -272,8 +292,7 @@ impl Partnership {
         {
             Ok(_) => {}
             Err(ProposeError::Rejected(rejection)) => {
-                tracing::info!(module = %self.module, %rejection, "the record had moved on");
-                self.wait_for_news().await;
+                tracing::info!(module = %self.module, %rejection, "refused");
             }
             Err(error) => {
                 tracing::warn!(module = %self.module, %error, "proposal not committed yet")
@@ -281,10 +300,14 @@ impl Partnership {
         }
     }
 
-    /// A rejection speaks of a record that is not applied here yet.
-    async fn wait_for_news(&self) {
+    /// What was committed, or refused because of a newer record, is not applied here yet: waits for it, a moment.
+    async fn wait_for_news(&self, record: &MirrorRecord) {
         let mut applied = self.member.consensus.watch();
-        let news = tokio::time::timeout(ATTACH_RETRY, applied.changed()).await;
+        let is_newer = |applied: &consensus::Applied| {
+            let current = applied.state.modules.get(&self.module);
+            current.map(|current| current.epoch) != Some(record.epoch)
+        };
+        let news = tokio::time::timeout(ATTACH_RETRY, applied.wait_for(is_newer)).await;
         if news.is_err() {
             tracing::debug!(module = %self.module, "no newer record yet");
         }

@@ -19,6 +19,8 @@ pub struct Report {
     pub right_is_lost: bool,
     /// Why the last step failed; `None` when nothing is wrong.
     pub trouble: Option<String>,
+    /// Why the application does not run, until it does.
+    pub application_trouble: Option<String>,
     /// The running or last reintegration of the peer, on a primary.
     pub resync: Option<Progress>,
     /// The epoch the agent has seen.
@@ -34,6 +36,7 @@ impl Default for Report {
             is_leaving: false,
             right_is_lost: false,
             trouble: None,
+            application_trouble: None,
             resync: None,
             epoch: None,
             at: Instant::now(),
@@ -74,7 +77,7 @@ impl Report {
                 Wanted::Started => (ModuleState::Wait, Quality::Transient, "starting".to_owned()),
             },
         };
-        match &self.trouble {
+        match self.trouble.as_ref().or(self.application_trouble.as_ref()) {
             None => Shown {
                 state,
                 quality,

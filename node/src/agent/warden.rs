@@ -8,6 +8,7 @@ use consensus::liveness::BootTime;
 use consensus::state::{ModuleName, ServerId};
 use consensus::{Consensus, Lease};
 use fs_mirror::Gate;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::open_addition::OpenAddition;
@@ -28,6 +29,8 @@ pub(super) struct Warden {
     pub addition: Arc<OpenAddition>,
     /// What it opens and closes.
     pub gate: Arc<Gate>,
+    /// Held from reading to setting: two callers must not set the gate in the wrong order.
+    pub adjusting: Mutex<()>,
 }
 
 impl Warden {
@@ -53,6 +56,7 @@ impl Warden {
     /// Sets the gate to what is right now. Also called before an addition is proposed, so that no write is
     /// acknowledged on the old right after the proposal has left.
     pub(super) fn adjust(&self, lease: &Lease) {
+        let _in_order = self.adjusting.lock();
         // The lease is read first: an older lease on a newer record is harmless, a newer lease on an older record is not.
         let BootTime(until) = lease.valid_until();
         let state = self.consensus.state();

@@ -62,7 +62,10 @@ pub fn goal(
             Wanted::Stopped => Goal::Down,
         },
         Right::WhileLeased if wishes.is_right_overdue && is_leading => Goal::Fence,
-        Right::WhileLeased if wishes.is_right_overdue => Goal::Follow,
+        Right::WhileLeased if wishes.is_right_overdue => match wanted {
+            Wanted::Started => Goal::Follow,
+            Wanted::Stopped => Goal::Down,
+        },
         Right::WhileLeased | Right::Forever => lead(standing, record, wishes, wanted),
     }
 }

@@ -120,18 +120,12 @@ impl ModuleService {
                 epoch: record.epoch.0,
             });
         }
-        let started = Command::SetWanted {
-            module: record.name.clone(),
-            server,
-            wanted: Wanted::Started,
-        };
         let claim = Command::ClaimFirst {
             module: record.name.clone(),
             epoch: record.epoch,
             server,
         };
         commit(&member, claim, &request.author, what).await?;
-        commit(&member, started, &request.author, what).await?;
         let lines = vec![format!("module {}: {name} is primary", record.name)];
         self.reply(
             &member,
@@ -425,7 +419,17 @@ async fn check_here(
     if !servers.contains(&member.id()) {
         return Ok(());
     }
-    for directory in &configuration.rfs.directories {
+    let state = member.state();
+    let is_ours = |directory: &Path| {
+        let mut ours = state
+            .modules
+            .values()
+            .flat_map(|module| &module.directories);
+        ours.any(|mounted| directory.starts_with(mounted))
+    };
+    // Never looks below a mount of our own, which may be waiting for this daemon; the overlap is refused when committed.
+    let directories = configuration.rfs.directories.iter();
+    for directory in directories.filter(|directory| !is_ours(directory)) {
         if !directory.is_dir() {
             let why = format!("{} is not a directory on this server", directory.display());
             return Err(Refusal::not_now(what, why).next(format!(

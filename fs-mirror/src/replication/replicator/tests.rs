@@ -248,6 +248,24 @@ fn an_addition_that_cannot_be_proposed_changes_nothing() {
     assert_eq!(fixture.write().verdict(), Verdict::Acknowledged);
 }
 
+/// Goal: an addition that was proposed once is proposed again, and the second hold fails. The first may be committed, so
+/// what waits for the peer goes on waiting.
+#[test]
+fn regression_a_second_hold_that_fails_does_not_release_what_waits() {
+    let fixture = Fixture::new(false);
+    let _peer = fixture.attach(1);
+    fixture.replicator.hold_for_addition(PATIENCE).unwrap();
+    let reply = fixture.write();
+    let waited = Duration::from_millis(20);
+    assert_eq!(
+        fixture.replicator.hold_for_addition(waited),
+        Err(WaitError::TimedOut { waited })
+    );
+    assert!(!reply.is_answered());
+    fixture.replicator.set_record(Epoch(5), false).unwrap();
+    assert_eq!(reply.verdict(), Verdict::Acknowledged);
+}
+
 #[test]
 fn a_new_epoch_travels_with_the_frames_and_is_acknowledged() {
     let (fixture, mut peer) = Fixture::lock_step();

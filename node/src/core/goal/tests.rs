@@ -64,6 +64,10 @@ fn goal_follows_record_and_wishes() {
         is_leaving: true,
         ..NO_WISH
     };
+    let leaving_overdue = Wishes {
+        is_leaving: true,
+        ..OVERDUE
+    };
     let lead = |peer_in_sync| Goal::Lead {
         epoch: Epoch(7),
         peer_in_sync,
@@ -72,7 +76,7 @@ fn goal_follows_record_and_wishes() {
         epoch: Epoch(7),
         to,
     };
-    let table: [(Option<&MirrorRecord>, Wishes, bool, Goal); 16] = [
+    let table: [(Option<&MirrorRecord>, Wishes, bool, Goal); 17] = [
         (None, NO_WISH, false, Goal::Down),
         (None, NO_WISH, true, Goal::Fence),
         (Some(&both), NO_WISH, false, lead(true)),
@@ -98,6 +102,7 @@ fn goal_follows_record_and_wishes() {
         (Some(&both), OVERDUE, false, Goal::Follow),
         (Some(&alone), OVERDUE, true, lead(false)),
         (Some(&both), leaving, true, hand_over(None)),
+        (Some(&both), leaving_overdue, false, Goal::Down),
         (Some(&theirs), leaving, false, Goal::Down),
     ];
     for (record, wishes, is_leading, expected) in table {
