@@ -237,7 +237,9 @@ impl ApplySession {
 
     fn end(&mut self) {
         self.shared.is_finishing.store(true, Ordering::Release);
-        self.shared.link.close();
+        // Reading only: closing both ways would make the kernel answer late frames with a reset, which destroys what has
+        // arrived before them and was not read yet.
+        self.shared.link.close_reading();
         let me = std::thread::current().id();
         for thread in self
             .threads

@@ -219,13 +219,16 @@ impl Receiver {
                 return Err(EndCause::Finished);
             }
             let buffered = self.receiver.buffered().len();
-            match self.receiver.receive()? {
-                Received::Bytes => heard_at = Instant::now(),
-                Received::Closed if self.shared.is_finishing.load(Ordering::Acquire) => {
+            match self.receiver.receive() {
+                Ok(Received::Bytes) => heard_at = Instant::now(),
+                Ok(Received::Closed) | Err(_)
+                    if self.shared.is_finishing.load(Ordering::Acquire) =>
+                {
                     return Err(EndCause::Finished);
                 }
-                Received::Closed => return Err(LinkError::Closed.into()),
-                Received::Idle => check_silence(heard_at)?,
+                Ok(Received::Closed) => return Err(LinkError::Closed.into()),
+                Ok(Received::Idle) => check_silence(heard_at)?,
+                Err(error) => return Err(error.into()),
             }
             if self.shared.is_finishing.load(Ordering::Acquire) {
                 // The kernel gives what has arrived, then the end. A primary that goes on sending must not hold us up.
