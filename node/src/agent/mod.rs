@@ -3,25 +3,26 @@
 //! The agent is one task that owns everything the module has on this server. Long steps (scripts) run beside it and come
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
+mod installed;
 mod leading;
 pub mod open_addition;
 mod partnership;
 mod report;
+mod requests;
 mod scripts;
 mod warden;
 
 pub use partnership::peer_of;
 pub use report::Report;
+pub use requests::{Request, RestartRefused, SwapRefused};
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::state::{
     Command, Epoch, MirrorRecord, ModuleName, ServerId, StepDownReason, Wanted,
 };
-use fs_mirror::{Copy, CopyConfig, Hello, Link, RefusalReason, Secondary, SecondaryEvent};
-use module::Configuration;
+use fs_mirror::{Secondary, SecondaryEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -29,10 +30,10 @@ use crate::core::goal::{Goal, Wishes, goal, may_take_over};
 use crate::core::plan::{Running, Stage, Step, next_step};
 use crate::core::right::{Right, Standing};
 use crate::member::Member;
-use crate::packages;
+use installed::Installed;
 use leading::{Leading, LeadingParts};
-use open_addition::OpenAddition;
-use scripts::{Application, ScriptEnd};
+use requests::answer;
+use scripts::ScriptEnd;
 
 /// Pause before an address that could not be added is tried again.
 const ADDRESS_RETRY: Duration = Duration::from_millis(100);
@@ -46,57 +47,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 const START_FAILURES_MAX: u32 = 3;
 /// Requests that may wait for the agent.
 const REQUESTS_MAX: usize = 64;
-
-/// What others ask of an agent.
-pub enum Request {
-    /// Hand over to the in-sync secondary.
-    Swap {
-        /// Told when the role has moved, or why not.
-        done: oneshot::Sender<Result<Epoch, SwapRefused>>,
-    },
-    /// Stop and start the application here.
-    Restart {
-        /// Told when it was started again.
-        done: oneshot::Sender<Result<(), RestartRefused>>,
-    },
-    /// The daemon stops: end the application in order, let the other server lead.
-    Leave {
-        /// Told when nothing of the module runs here any more.
-        done: oneshot::Sender<()>,
-    },
-    /// The primary opened its stream to this copy.
-    Session {
-        /// The connection; the hello was read from it.
-        link: Link,
-        /// What the primary said.
-        hello: Hello,
-    },
-}
-
-/// Why a switchover was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum SwapRefused {
-    /// Only a primary can hand over.
-    #[error("this server is not the primary of the module")]
-    NotPrimary,
-    /// Nobody could take over without losing writes.
-    #[error("no secondary is in sync")]
-    NoSecondary,
-    /// The role moved, or the application came back here, before the switchover was committed.
-    #[error("the role changed before the switchover was committed")]
-    Overtaken,
-}
-
-/// Why the application was not restarted.
-#[derive(Debug, thiserror::Error)]
-pub enum RestartRefused {
-    /// Only where it runs.
-    #[error("the application does not run on this server")]
-    NotServing,
-    /// The stop or start script failed; the module's log has its output.
-    #[error("the application could not be restarted; see the log of the module")]
-    Failed,
-}
 
 /// How to talk to an agent.
 #[derive(Clone)]
@@ -154,68 +104,6 @@ async fn run(
             }
         }
         tokio::time::sleep(STEP_RETRY).await;
-    }
-}
-
-/// Why a module cannot run on this server for now.
-#[derive(Debug, thiserror::Error)]
-enum NotReady {
-    #[error("package")]
-    Package(#[from] packages::PackageError),
-    #[error("replicated directory")]
-    Copy(#[from] fs_mirror::OpenError),
-    #[error("state directory")]
-    State(#[from] std::io::Error),
-    #[error("virtual address")]
-    Address(#[from] crate::shell::addresses::AddressError),
-    #[error("control group")]
-    Cgroup(#[from] crate::shell::cgroup::CgroupError),
-}
-
-/// A module as it lies on this server: unpacked, its directory open, nothing left over from an earlier daemon.
-struct Installed {
-    configuration: Configuration,
-    directory: PathBuf,
-    copy: Arc<Copy>,
-    addition: Arc<OpenAddition>,
-    application: Application,
-}
-
-impl Installed {
-    /// `None` when the module is not installed any more.
-    async fn prepare(
-        member: &Arc<Member>,
-        module: &ModuleName,
-    ) -> Result<Option<Installed>, NotReady> {
-        let state = member.state();
-        let Some(record) = state.modules.get(module) else {
-            return Ok(None);
-        };
-        let module_dir = member.module_dir(module)?;
-        let (package, unpacked) = packages::unpacked(member, module, &record.package).await?;
-        let configuration = package.configuration().clone();
-        let directory = configuration
-            .rfs
-            .directories
-            .first()
-            .cloned()
-            .unwrap_or_default();
-        let application = Application::new(member, module, &configuration, &unpacked, &directory)?;
-        application.end_leftovers().await?;
-        std::fs::create_dir_all(member.paths.scripts(module))?;
-        crate::shell::addresses::remove_leftovers(&configuration.addresses())?;
-        let config = CopyConfig {
-            module: module.to_string(),
-            directory: directory.clone(),
-            state_dir: module_dir.clone(),
-        };
-        Ok(Some(Installed {
-            configuration,
-            copy: Copy::open(config)?,
-            addition: Arc::new(OpenAddition::load(&module_dir)?),
-            application,
-            directory,
-        }))
     }
 }
 
@@ -668,70 +556,6 @@ impl Agent {
         true
     }
 
-    fn on_request(&mut self, request: Request) {
-        match request {
-            Request::Swap { done } => self.on_swap(done),
-            Request::Restart { done } => self.on_restart(done),
-            Request::Leave { done } => self.leaving = Some(done),
-            Request::Session { link, hello } => self.on_session(link, &hello),
-        }
-    }
-
-    fn on_swap(&mut self, done: oneshot::Sender<Result<Epoch, SwapRefused>>) {
-        let me = self.member.id();
-        let refused = match self.record() {
-            Some(record) if record.primary != Some(me) => SwapRefused::NotPrimary,
-            Some(record) if record.in_sync.len() < 2 => SwapRefused::NoSecondary,
-            Some(record) => {
-                self.swap = Some((record.epoch, done));
-                return;
-            }
-            None => SwapRefused::NotPrimary,
-        };
-        answer(done, Err(refused));
-    }
-
-    fn on_restart(&mut self, done: oneshot::Sender<Result<(), RestartRefused>>) {
-        match &self.local {
-            Local::Leading(leading)
-                if leading.stage() == Stage::Serving && !self.installed.application.is_busy() =>
-            {
-                self.restart = Some(done);
-                self.installed.application.stop();
-            }
-            Local::Leading(_) | Local::Following(_) | Local::Nothing => {
-                answer(done, Err(RestartRefused::NotServing));
-            }
-        }
-    }
-
-    /// Blocks until the session before has ended and the epoch is persisted.
-    fn on_session(&mut self, link: Link, hello: &Hello) {
-        let me = self.member.id();
-        let is_credible = !hello.in_sync
-            || self
-                .record()
-                .is_some_and(|record| is_in_step(&record, hello, me));
-        let answered = match &self.local {
-            Local::Following(secondary) if is_credible => {
-                tokio::task::block_in_place(|| secondary.accept(link, hello))
-                    .map_err(anyhow::Error::new)
-            }
-            Local::Following(_) | Local::Nothing | Local::Leading(_) => {
-                tokio::task::block_in_place(|| link.refuse(RefusalReason::NotSecondary))
-                    .map_err(anyhow::Error::new)
-            }
-        };
-        match answered {
-            Ok(()) => {
-                tracing::info!(module = %self.module, from = hello.from, "answered the primary's stream")
-            }
-            Err(error) => {
-                tracing::info!(module = %self.module, error = format!("{error:#}"), "no session")
-            }
-        }
-    }
-
     fn on_script_end(&mut self, end: ScriptEnd) {
         match end {
             ScriptEnd::Started => {
@@ -835,23 +659,6 @@ impl Agent {
             report.at = Instant::now();
         });
     }
-}
-
-/// Answers a caller who may have gone.
-fn answer<T>(done: oneshot::Sender<T>, result: T) {
-    if done.send(result).is_err() {
-        tracing::debug!("nobody waits for this answer any more");
-    }
-}
-
-/// The primary's claim that both copies are identical, checked against what is committed.
-fn is_in_step(record: &MirrorRecord, hello: &Hello, me: ServerId) -> bool {
-    record.epoch.0 == hello.epoch.0
-        && record.identical
-        && record.in_sync.contains(&me)
-        && record
-            .primary
-            .is_some_and(|primary| primary.0 == hello.from)
 }
 
 async fn blocking<T: Send + 'static>(
