@@ -4,7 +4,7 @@ mod cluster;
 mod module;
 
 pub(crate) use cluster::{ClusterVerb, Lease};
-pub(crate) use module::{Change, ModuleVerb};
+pub(crate) use module::{Change, ModuleVerb, Prim};
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

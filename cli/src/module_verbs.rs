@@ -1,17 +1,18 @@
 //! The verbs of `skcli module`.
 
-use crate::args::{Args, Change, ModuleVerb};
+use crate::args::{Args, Change, ModuleVerb, Prim};
 use crate::author::author;
 use crate::connection::{answer, connect};
-use crate::failure::Failure;
+use crate::failure::{Failure, REFUSED};
 use crate::local;
 use crate::output::Output;
 use crate::render::{json, module as text};
 use api::v1::cluster_client::ClusterClient;
 use api::v1::module_client::ModuleClient;
 use api::v1::{
-    ClusterStateRequest, InstallRequest, LogRequest, ModuleListRequest, ModuleRequest, ModuleState,
-    ModuleStateReply, ModuleStateRequest,
+    ClusterStateRequest, DiscardDivergedRequest, DivergedRequest, ForceRequest, InstallRequest,
+    LogRequest, ModuleListRequest, ModuleRequest, ModuleState, ModuleStateReply,
+    ModuleStateRequest,
 };
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -20,6 +21,8 @@ use tonic::transport::Channel;
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Installing sends the package to every server.
 const INSTALL_WAIT_S: u64 = 60;
+/// Looking through, or removing, what is set aside may take a while.
+const DISCARD_WAIT_S: u64 = 60;
 /// `module state -q` when the state is not known.
 const STATE_UNKNOWN: u8 = 255;
 
@@ -90,6 +93,42 @@ pub(crate) async fn run(verb: &ModuleVerb, args: &Args, output: &Output) -> Resu
                 || text::explain(&name.get(), &reply),
             )
         }
+        ModuleVerb::Prim(prim) if prim.force => force(prim, args, output).await,
+        ModuleVerb::Diverged {
+            name,
+            discard: Some(id),
+            server,
+            dry_run,
+        } => {
+            let request = DiscardDivergedRequest {
+                module: name.get(),
+                server: server.clone().unwrap_or_default(),
+                id: *id,
+                dry_run: *dry_run,
+                author: author(),
+            };
+            let reply = answer(
+                DISCARD_WAIT_S,
+                client(args).await?.discard_diverged(request),
+            )
+            .await?;
+            output.answer(
+                || json::change(&name.get(), *dry_run, &reply),
+                || text::change(*dry_run, &reply),
+            )
+        }
+        ModuleVerb::Diverged {
+            name,
+            discard: None,
+            ..
+        } => {
+            let request = DivergedRequest { module: name.get() };
+            let reply = answer(DISCARD_WAIT_S, client(args).await?.diverged(request)).await?;
+            output.answer(
+                || json::diverged(&name.get(), &reply),
+                || text::diverged(&name.get(), &reply),
+            )
+        }
         ModuleVerb::Uninstall(_)
         | ModuleVerb::Start(_)
         | ModuleVerb::Stop(_)
@@ -116,6 +155,37 @@ async fn install(request: InstallRequest, args: &Args, output: &Output) -> Resul
     )
 }
 
+/// Without epoch and reason nothing is done: what it means is shown, with the command that does it.
+async fn force(prim: &Prim, args: &Args, output: &Output) -> Result<u8, Failure> {
+    let waited = &prim.placed.waited;
+    let is_complete = prim.epoch.is_some() && prim.reason.is_some();
+    let is_dry_run = waited.change.dry_run || !is_complete;
+    let name = waited.change.name.get();
+    if prim.placed.all {
+        return Err(Failure::Usage {
+            what: "one server leads, not all".to_owned(),
+            next: format!("skcli module prim -m {name} --server NAME --force"),
+        });
+    }
+    let request = ForceRequest {
+        module: name.clone(),
+        server: prim.placed.server.clone().unwrap_or_default(),
+        epoch: prim.epoch.unwrap_or(0),
+        reason: prim.reason.clone().unwrap_or_default(),
+        dry_run: is_dry_run,
+        author: author(),
+        wait_s: waited.wait,
+    };
+    let reply = answer(waited.wait, client(args).await?.force(request)).await?;
+    output.answer(
+        || json::change(&name, is_dry_run, &reply),
+        || text::change(is_dry_run, &reply),
+    )?;
+    // Asked for, and not done.
+    let is_refused = is_dry_run && !waited.change.dry_run;
+    Ok(if is_refused { REFUSED } else { 0 })
+}
+
 fn request(change: &Change, server: &str, wait_s: u64) -> ModuleRequest {
     ModuleRequest {
         module: change.name.get(),
@@ -135,7 +205,7 @@ fn asked(verb: &ModuleVerb) -> Option<ModuleRequest> {
         }
         ModuleVerb::Start(placed)
         | ModuleVerb::Stop(placed)
-        | ModuleVerb::Prim(placed)
+        | ModuleVerb::Prim(Prim { placed, .. })
         | ModuleVerb::Second(placed) => {
             let server = if placed.all {
                 "*"
@@ -149,6 +219,7 @@ fn asked(verb: &ModuleVerb) -> Option<ModuleRequest> {
         | ModuleVerb::State { .. }
         | ModuleVerb::Log { .. }
         | ModuleVerb::Explain(_)
+        | ModuleVerb::Diverged { .. }
         | ModuleVerb::Check { .. }
         | ModuleVerb::Pack { .. } => None,
     }
@@ -173,6 +244,7 @@ async fn change(verb: &ModuleVerb, args: &Args, output: &Output) -> Result<u8, F
         | ModuleVerb::State { .. }
         | ModuleVerb::Log { .. }
         | ModuleVerb::Explain(_)
+        | ModuleVerb::Diverged { .. }
         | ModuleVerb::Check { .. }
         | ModuleVerb::Pack { .. } => return Ok(0),
     };

@@ -419,3 +419,76 @@ fn completions_for_every_shell() {
     }
     assert!(stdout(&skcli(root.path(), &["--help"])).contains("Exit codes:"));
 }
+
+#[test]
+fn a_force_needs_the_epoch_and_a_reason() {
+    let daemon = Rote::start();
+    let prim = ["module", "prim", "pg", "--server", "s2", "--force"];
+    // Only shown, and told apart from done by the exit code.
+    for part in [&[][..], &["--epoch", "7"], &["--reason", "s1 burnt down"]] {
+        let output = skcli(daemon.root(), &[&prim[..], part].concat());
+        assert_eq!(output.status.code(), Some(4), "{part:?}");
+        let text = stdout(&output);
+        assert!(text.contains("dry run true\nnothing was done\n"), "{text}");
+    }
+    let whole = ["--epoch", "7", "--reason", "s1 burnt down", "--wait", "30"];
+    let output = skcli(daemon.root(), &[&prim[..], &whole].concat());
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        stdout(&output),
+        "force pg on (s2) at 7 by ann (s1 burnt down), wait 30, dry run false\n"
+    );
+    let shown = [&prim[..], &whole, &["--dry-run"]].concat();
+    let output = skcli(daemon.root(), &shown);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).ends_with("dry run true\nnothing was done\n"));
+    for wrong in [
+        &["module", "prim", "pg", "--epoch", "7"][..],
+        &["module", "prim", "pg", "--reason", "x"],
+        &["module", "prim", "pg", "--force", "--epoch", "seven"],
+        &["module", "prim", "pg", "--force", "--all"],
+        &["module", "diverged", "pg", "--dry-run"],
+        &["module", "diverged", "pg", "--server", "s1"],
+    ] {
+        let output = skcli(daemon.root(), wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_is_set_aside_is_listed_and_discarded() {
+    let daemon = Rote::start();
+    let output = skcli(daemon.root(), &["module", "diverged", "pg"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "s1: set 5, 2 files, 8.0 KiB, in /srv/.pg.sidekick-diverged/5\n\
+         \x20 s2 is primary by force (by ann)\n\
+         FILE  WAS      SIZE     SET ASIDE\n\
+         pg/a  removed  2.0 KiB  1970-01-01 00:00:01.000Z\n\
+         and 1 more\n\
+         when nothing of it is needed: skcli module diverged -m pg --server s1 --discard 5\n\
+         s2 does not answer: what it keeps is not known\n\
+         s2: its copy is as the force of epoch 7 left it behind; what differs is set aside when it is brought up to date\n"
+    );
+    let output = skcli(daemon.root(), &["module", "diverged", "pg", "--json"]);
+    assert_eq!(
+        json_of(&output)["servers"][0]["sets"][0]["files"][0]["path"],
+        "pg/a"
+    );
+    assert_eq!(json_of(&output)["servers"][1]["answers"], false);
+    let discard = [
+        "module",
+        "diverged",
+        "pg",
+        "--discard",
+        "5",
+        "--server",
+        "s1",
+    ];
+    let output = skcli(daemon.root(), &discard);
+    assert_eq!(
+        stdout(&output),
+        "discard 5 of pg on (s1) by ann, dry run false\n"
+    );
+}

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-pub use command::{Accepted, Command, Proposal, StepDownReason};
+pub use command::{Accepted, Command, Proposal, REASON_MAX, StepDownReason};
 pub use events::{EVENTS_MAX, EVIDENCE_MAX, Event, EventKind};
 pub use ids::{
     Epoch, EventId, Incarnation, MemberName, ModuleName, NAME_LENGTH_MAX, NameError, PackageHash,

@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat, statfs};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::aside::Aside;
 use crate::epoch::Epoch;
 use crate::mount::table;
 pub use epoch_file::EpochError;
@@ -84,6 +85,7 @@ pub struct Copy {
     module: String,
     directory: PathBuf,
     root: OwnedFd,
+    aside: Aside,
     epoch: Mutex<EpochFile>,
 }
 
@@ -103,10 +105,12 @@ impl Copy {
         create_state_dir(&config.state_dir, &directory)?;
         let epoch = EpochFile::open(&config.state_dir).map_err(OpenError::Epoch)?;
         raise_descriptor_limit();
+        let aside = Aside::locate(&directory, &config.state_dir);
         Ok(Arc::new(Copy {
             module: config.module,
             directory,
             root,
+            aside,
             epoch: Mutex::new(epoch),
         }))
     }
@@ -124,6 +128,11 @@ impl Copy {
     /// The real directory (an `O_PATH` descriptor), whatever is mounted over it.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// What was set aside of this copy.
+    pub fn aside(&self) -> &Aside {
+        &self.aside
     }
 
     /// The newest epoch this copy has ever taken part in; zero before the first.

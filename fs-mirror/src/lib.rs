@@ -6,6 +6,7 @@
 //! it may serve ([`Gate`]).
 
 mod alone;
+mod aside;
 pub mod copy;
 mod epoch;
 pub mod fs;
@@ -18,6 +19,7 @@ pub mod resync;
 pub mod secondary;
 
 pub use alone::Alone;
+pub use aside::{Aside, AsideFile, AsideSet};
 pub use copy::{Copy, CopyConfig, EpochError, OpenError};
 pub use epoch::Epoch;
 pub use gate::Gate;

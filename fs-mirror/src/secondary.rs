@@ -108,11 +108,17 @@ impl Secondary {
         })
     }
 
-    /// Follows the primary that greeted. A session that runs is finished first when the new one is newer.
+    /// Follows the primary that greeted. A session that runs is finished first when the new one is newer. `diverged_since`:
+    /// the epoch of the force that left this copy behind, if one did; what only this copy has is set aside then.
     ///
     /// # Errors
     /// See [`AcceptError`]; the primary was told.
-    pub fn accept(&self, link: Link, hello: &Hello) -> Result<(), AcceptError> {
+    pub fn accept(
+        &self,
+        link: Link,
+        hello: &Hello,
+        diverged_since: Option<Epoch>,
+    ) -> Result<(), AcceptError> {
         let mut running = self.running.lock();
         let persisted = self.copy.epoch();
         if hello.epoch < persisted {
@@ -131,8 +137,11 @@ impl Secondary {
         let (events, id) = (self.events.clone(), hello.session);
         let on_end =
             Box::new(move |cause| events(SecondaryEvent::SessionEnded { session: id, cause }));
-        let session =
-            ApplySession::accept(self.copy.clone(), link, hello, Options::default(), on_end)?;
+        let options = Options {
+            diverged_since,
+            ..Options::default()
+        };
+        let session = ApplySession::accept(self.copy.clone(), link, hello, options, on_end)?;
         tracing::info!(
             module = self.copy.module(),
             session = id,
@@ -141,6 +150,13 @@ impl Secondary {
         );
         running.session = Some((hello.epoch, session));
         Ok(())
+    }
+
+    /// This copy is whole: nothing has to be set aside any more.
+    pub fn set_whole(&self) {
+        if let Some((_, session)) = &self.running.lock().session {
+            session.set_whole();
+        }
     }
 
     /// What was applied so far.

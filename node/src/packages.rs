@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::peer::v1::FetchPackageRequest;
 use api::peer::v1::peer_client::PeerClient;
+use bytes::Bytes;
 use consensus::state::{MemberKind, ModuleName, PackageHash};
 use module::Package;
 
@@ -28,15 +29,19 @@ pub enum PackageError {
     Nowhere(PackageHash),
 }
 
-/// Keeps `bytes` under their hash; durable on return.
+/// Keeps `bytes` under their hash; durable on return. Unpacking and syncing happen on a thread that may wait.
 ///
 /// # Errors
 /// The bytes are no package, or cannot be written.
-pub fn keep(member: &Member, bytes: &[u8]) -> Result<(PackageHash, Package), PackageError> {
-    let package = Package::read(bytes).map_err(Box::new)?;
-    let hash = PackageHash(package.hash());
-    replace_durably(&member.paths.package(&hash), bytes)?;
-    Ok((hash, package))
+pub async fn keep(member: &Arc<Member>, bytes: Bytes) -> Result<PackageHash, PackageError> {
+    let member = Arc::clone(member);
+    blocking(move || {
+        let package = Package::read(&bytes).map_err(Box::new)?;
+        let hash = PackageHash(package.hash());
+        replace_durably(&member.paths.package(&hash), &bytes)?;
+        Ok(hash)
+    })
+    .await
 }
 
 /// The bytes of a package this server keeps.
@@ -57,20 +62,32 @@ pub async fn unpacked(
     hash: &PackageHash,
 ) -> Result<(Package, std::path::PathBuf), PackageError> {
     let bytes = match read(member, hash) {
-        Ok(bytes) => bytes,
+        Ok(bytes) => Bytes::from(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => fetch(member, hash).await?,
         Err(error) => return Err(error.into()),
     };
-    let package = Package::read(&bytes).map_err(Box::new)?;
-    let directory = member.paths.unpacked(module, hash);
-    if !directory.exists() {
-        member.module_dir(module)?;
-        package.extract(&directory).map_err(Box::new)?;
-    }
-    Ok((package, directory))
+    let (member, module, hash) = (Arc::clone(member), module.clone(), *hash);
+    blocking(move || {
+        let package = Package::read(&bytes).map_err(Box::new)?;
+        let directory = member.paths.unpacked(&module, &hash);
+        if !directory.exists() {
+            member.module_dir(&module)?;
+            package.extract(&directory).map_err(Box::new)?;
+        }
+        Ok((package, directory))
+    })
+    .await
 }
 
-async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Vec<u8>, PackageError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PackageError> + Send + 'static,
+) -> Result<T, PackageError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Bytes, PackageError> {
     let state = member.state();
     let others = state
         .members
@@ -92,8 +109,8 @@ async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Vec<u8>, Pack
         match client.fetch_package(request).await {
             Ok(reply) => {
                 let bytes = reply.into_inner().package;
-                if keep(member, &bytes)?.0 == *hash {
-                    return Ok(bytes.to_vec());
+                if keep(member, bytes.clone()).await? == *hash {
+                    return Ok(bytes);
                 }
                 tracing::warn!("server {} sent another package than {hash}", other.id);
             }

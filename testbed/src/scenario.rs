@@ -4,12 +4,14 @@
 //! are repeated in the same lab. After every round the oracles are asked; after the last one the bounds are checked over all
 //! rounds.
 
+mod alone;
 mod arena;
 mod bad_input;
 mod blackout;
 pub mod command_line;
 mod failover;
 pub mod figures;
+mod force;
 mod survival;
 mod trees;
 
@@ -123,6 +125,27 @@ pub const ALL: &[Scenario] = &[
         start: Start::Mirrored,
         bounds: &[],
         round: blackout::stale_server_starts_first,
+    },
+    Scenario {
+        name: "alone_without_quorum",
+        about: "the only whole copy serves on without any other voter, also after a restart; then all return",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: alone::alone_without_quorum,
+    },
+    Scenario {
+        name: "addition_open_over_restart",
+        about: "the primary dies while it adds its peer, and restarts cut off: it serves nothing before a majority answers",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: alone::addition_open_over_restart,
+    },
+    Scenario {
+        name: "force",
+        about: "an operator forces a copy that lacks writes, with every misuse; what the other copy had is set aside",
+        start: Start::Formed,
+        bounds: &[],
+        round: force::force,
     },
     Scenario {
         name: "trees_git_build",

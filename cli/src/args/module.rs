@@ -32,8 +32,9 @@ pub(crate) enum ModuleVerb {
     Restart(Waited),
     /// Exchange primary and secondary
     Swap(Waited),
-    /// First start: the files of this server become the reference
-    Prim(Placed),
+    /// First start: the files of this server become the reference. With --force: lead with a copy that lacks
+    /// acknowledged writes
+    Prim(Prim),
     /// First start: the files of this server are brought up to date from the primary
     Second(Placed),
     /// States of one module, or of all
@@ -60,6 +61,20 @@ pub(crate) enum ModuleVerb {
     },
     /// Why the roles are as they are: each change, what led to it, what it cost
     Explain(Named),
+    /// Files set aside of a copy that `prim --force` left behind, on both servers
+    Diverged {
+        #[command(flatten)]
+        name: Named,
+        /// Remove the set with this number, for good; what is not set aside yet will not be
+        #[arg(long, value_name = "ID")]
+        discard: Option<u64>,
+        /// Of this server [default: the one that answers]
+        #[arg(long, value_name = "NAME", value_parser = member_name, requires = "discard")]
+        server: Option<String>,
+        /// Say what would be done and what it risks, do nothing
+        #[arg(long, requires = "discard")]
+        dry_run: bool,
+    },
     /// Check a userconfig.xml, a package or a directory; needs no cluster
     Check {
         /// userconfig.xml, FILE.safe or a directory
@@ -146,4 +161,20 @@ pub(crate) struct Placed {
     /// On all servers of the module
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// Who leads, by a person's word.
+#[derive(Debug, Args)]
+pub(crate) struct Prim {
+    #[command(flatten)]
+    pub(crate) placed: Placed,
+    /// Give up every acknowledged write that this copy lacks. Without --epoch and --reason: only show what that means
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// With --force: the epoch as `module state` shows it now
+    #[arg(long, value_name = "N", requires = "force")]
+    pub(crate) epoch: Option<u64>,
+    /// With --force: why; it is recorded with your name
+    #[arg(long, value_name = "TEXT", requires = "force")]
+    pub(crate) reason: Option<String>,
 }

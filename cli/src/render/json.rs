@@ -4,9 +4,9 @@ use super::check::hex;
 use super::module::{quality_word, state_word};
 use crate::local::Checked;
 use api::v1::{
-    ChangeReply, ClusterStateReply, CreateTokenReply, EventReply, ExplainReply, InitReply,
-    InitRequest, InstallReply, JoinReply, JoinRequest, LogLine, MemberReply, ModuleState,
-    ModuleStateReply, ServerModuleReply,
+    ChangeReply, ClusterStateReply, CreateTokenReply, DivergedFile, DivergedReply, DivergedSet,
+    EventReply, ExplainReply, InitReply, InitRequest, InstallReply, JoinReply, JoinRequest,
+    LogLine, MemberReply, ModuleState, ModuleStateReply, ServerModuleReply,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -96,6 +96,7 @@ pub(crate) fn event(event: &EventReply) -> Value {
         "author": event.author,
         "evidence": event.evidence,
         "cause": number_or_null(event.cause),
+        "entry": event.entry,
     })
 }
 
@@ -136,7 +137,7 @@ pub(crate) fn word(state: ModuleState) -> Value {
 }
 
 pub(crate) fn install(name: &str, is_dry_run: bool, reply: &InstallReply) -> Value {
-    json!({ "module": name, "dry_run": is_dry_run, "package_hash": reply.package_hash, "notices": reply.notices })
+    json!({ "module": name, "dry_run": is_dry_run, "package_hash": reply.package_hash, "notices": reply.notices, "plan": reply.plan })
 }
 
 pub(crate) fn change(name: &str, is_dry_run: bool, reply: &ChangeReply) -> Value {
@@ -160,10 +161,43 @@ pub(crate) fn explain(name: &str, reply: &ExplainReply) -> Value {
             "epoch": step.epoch,
             "what": step.what,
             "because": step.because,
-            "service_gap_ms": step.service_gap_ms,
+            "service_gap_ms": number_or_null(step.service_gap_ms),
+            "entry": step.entry,
+            "author": step.author,
+            "cost": step.cost,
         })
     });
     json!({ "module": name, "steps": steps.collect::<Vec<_>>() })
+}
+
+pub(crate) fn diverged(name: &str, reply: &DivergedReply) -> Value {
+    let file = |file: &DivergedFile| {
+        json!({
+            "path": file.path,
+            "size": file.size,
+            "kept_at_unix_ms": file.kept_at_unix_ms,
+            "why": file.why,
+        })
+    };
+    let set = |set: &DivergedSet| {
+        json!({
+            "id": set.id,
+            "directory": set.directory,
+            "why": text_or_null(&set.why),
+            "files_total": set.files_total,
+            "bytes_total": set.bytes_total,
+            "files": set.files.iter().map(file).collect::<Vec<_>>(),
+        })
+    };
+    let servers = reply.servers.iter().map(|server| {
+        json!({
+            "server": server.server,
+            "answers": server.answers,
+            "pending": number_or_null(server.pending),
+            "sets": server.sets.iter().map(set).collect::<Vec<_>>(),
+        })
+    });
+    json!({ "module": name, "servers": servers.collect::<Vec<_>>() })
 }
 
 pub(crate) fn checked(file: &Path, checked: &Checked) -> Value {

@@ -3,8 +3,8 @@
 use super::table::table;
 use super::time::{age, bytes, duration, moment, old};
 use api::v1::{
-    ChangeReply, ExplainReply, ExplainStep, InstallReply, LogLine, ModuleState, ModuleStateReply,
-    Quality, ServerModuleReply,
+    ChangeReply, DivergedReply, DivergedServer, DivergedSet, ExplainReply, ExplainStep,
+    InstallReply, LogLine, ModuleState, ModuleStateReply, Quality, ServerModuleReply,
 };
 
 /// The state as SafeKit users know it.
@@ -157,6 +157,9 @@ pub(crate) fn install(name: &str, is_dry_run: bool, reply: &InstallReply) -> Str
     for notice in &reply.notices {
         text.push_str(&format!("notice: {notice}\n"));
     }
+    for line in &reply.plan {
+        text.push_str(&format!("{line}\n"));
+    }
     if !is_dry_run {
         text.push_str(&format!(
             "next: skcli module prim {name}    (on the server whose files shall be kept)\n"
@@ -189,6 +192,72 @@ pub(crate) fn log_line(line: &LogLine) -> String {
     )
 }
 
+/// What both servers keep, set by set.
+pub(crate) fn diverged(name: &str, reply: &DivergedReply) -> String {
+    let mut text = String::new();
+    for server in &reply.servers {
+        text.push_str(&diverged_server(name, server));
+    }
+    if text.is_empty() {
+        return format!("nothing is set aside: no copy of {name} was left behind by a force\n");
+    }
+    text
+}
+
+fn diverged_server(name: &str, server: &DivergedServer) -> String {
+    let mut text = String::new();
+    if !server.answers {
+        text.push_str(&format!(
+            "{} does not answer: what it keeps is not known\n",
+            server.server
+        ));
+    }
+    if server.pending != 0 {
+        text.push_str(&format!(
+            "{}: its copy is as the force of epoch {} left it behind; what differs is set aside when it is brought up to date\n",
+            server.server, server.pending
+        ));
+    }
+    for set in &server.sets {
+        text.push_str(&diverged_set(name, &server.server, set));
+    }
+    text
+}
+
+fn diverged_set(name: &str, server: &str, set: &DivergedSet) -> String {
+    let mut text = format!(
+        "{server}: set {}, {} files, {}, in {}\n",
+        set.id,
+        set.files_total,
+        bytes(set.bytes_total),
+        set.directory
+    );
+    if !set.why.is_empty() {
+        text.push_str(&format!("  {}\n", set.why.replace('\n', " ")));
+    }
+    let rows = set.files.iter().map(|file| {
+        vec![
+            file.path.clone(),
+            file.why.clone(),
+            bytes(file.size),
+            moment(file.kept_at_unix_ms),
+        ]
+    });
+    text.push_str(&table(
+        &["FILE", "WAS", "SIZE", "SET ASIDE"],
+        rows.collect(),
+    ));
+    let shown = set.files.len() as u64;
+    if shown < set.files_total {
+        text.push_str(&format!("and {} more\n", set.files_total - shown));
+    }
+    text.push_str(&format!(
+        "when nothing of it is needed: skcli module diverged -m {name} --server {server} --discard {}\n",
+        set.id
+    ));
+    text
+}
+
 pub(crate) fn explain(name: &str, reply: &ExplainReply) -> String {
     if reply.steps.is_empty() {
         return format!("module {name} has had no change of roles yet\n");
@@ -198,20 +267,23 @@ pub(crate) fn explain(name: &str, reply: &ExplainReply) -> String {
 
 fn step(step: &ExplainStep) -> String {
     let mut text = format!(
-        "{}  epoch {}  {}\n",
+        "{}  epoch {}, entry {}  {}\n",
         moment(step.at_unix_ms),
         step.epoch,
+        step.entry,
         step.what.replace('\n', " ")
     );
     for because in &step.because {
         text.push_str(&format!("    because {}\n", because.replace('\n', " ")));
     }
-    if step.service_gap_ms > 0 {
+    for cost in &step.cost {
+        text.push_str(&format!("    cost    {}\n", cost.replace('\n', " ")));
+    }
+    if !step.author.is_empty() {
         text.push_str(&format!(
-            "    the service was away for {}\n",
-            duration(step.service_gap_ms)
+            "    by      {}, event #{}\n",
+            step.author, step.event
         ));
     }
-    text.push_str(&format!("    event #{}\n", step.event));
     text
 }

@@ -192,6 +192,7 @@ fn changes_say_what_was_done() {
     let reply = InstallReply {
         package_hash: "ab12".into(),
         notices: vec!["line 1, column 2: x".into()],
+        plan: Vec::new(),
     };
     assert_eq!(
         module::install("pg", false, &reply),
@@ -211,6 +212,7 @@ fn events_logs_and_explanations() {
         author: "s2".into(),
         evidence: "s1 not heard for 1.9 s by s2 and w".into(),
         cause: 41,
+        entry: 57,
     };
     assert_eq!(
         cluster::event(&event),
@@ -234,11 +236,14 @@ fn events_logs_and_explanations() {
         what: "s2 became primary".into(),
         because: vec!["s1 was declared down by s2 and w".into()],
         service_gap_ms: 2100,
+        entry: 57,
+        author: "server s2".into(),
+        cost: vec!["about 2.1 s without service in all".into()],
     };
     assert_eq!(
         module::explain("pg", &ExplainReply { steps: vec![step] }),
-        "2026-03-01 11:59:59.250Z  epoch 8  s2 became primary\n    because s1 was declared down by s2 and w\n    \
-         the service was away for 2.1 s\n    event #42\n"
+        "2026-03-01 11:59:59.250Z  epoch 8, entry 57  s2 became primary\n    because s1 was declared down by s2 and w\n    \
+         cost    about 2.1 s without service in all\n    by      server s2, event #42\n"
     );
     assert_eq!(
         module::explain("pg", &ExplainReply::default()),

@@ -4,10 +4,11 @@ use api::v1::cluster_server::{Cluster, ClusterServer};
 use api::v1::module_server::{Module, ModuleServer};
 use api::v1::{
     ChangeReply, ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest,
-    EventReply, EventsRequest, ExplainReply, Explained, InitReply, InitRequest, InstallReply,
-    InstallRequest, JoinReply, JoinRequest, LogLine, LogRequest, MemberReply, ModuleListReply,
-    ModuleListRequest, ModuleRequest, ModuleState, ModuleStateReply, ModuleStateRequest,
-    ServerModuleReply,
+    DiscardDivergedRequest, DivergedFile, DivergedReply, DivergedRequest, DivergedServer,
+    DivergedSet, EventReply, EventsRequest, ExplainReply, Explained, ForceRequest, InitReply,
+    InitRequest, InstallReply, InstallRequest, JoinReply, JoinRequest, LogLine, LogRequest,
+    MemberReply, ModuleListReply, ModuleListRequest, ModuleRequest, ModuleState, ModuleStateReply,
+    ModuleStateRequest, ServerModuleReply,
 };
 use prost::Message;
 use std::path::Path;
@@ -193,6 +194,7 @@ impl Module for ModuleRote {
         Ok(Response::new(InstallReply {
             package_hash,
             notices,
+            plan: Vec::new(),
         }))
     }
 
@@ -238,6 +240,76 @@ impl Module for ModuleRote {
 
     async fn prim(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
         echo("prim", request)
+    }
+
+    async fn force(&self, request: Request<ForceRequest>) -> Result<Response<ChangeReply>, Status> {
+        let ForceRequest {
+            module,
+            server,
+            epoch,
+            reason,
+            dry_run,
+            author,
+            wait_s,
+        } = request.into_inner();
+        let line = format!(
+            "force {module} on ({server}) at {epoch} by {author} ({reason}), wait {wait_s}, dry run {dry_run}"
+        );
+        Ok(Response::new(ChangeReply {
+            lines: vec![line],
+            epoch: 8,
+        }))
+    }
+
+    async fn diverged(
+        &self,
+        request: Request<DivergedRequest>,
+    ) -> Result<Response<DivergedReply>, Status> {
+        let file = DivergedFile {
+            path: format!("{}/a", request.into_inner().module),
+            size: 2048,
+            kept_at_unix_ms: 1000,
+            why: "removed".into(),
+        };
+        let set = DivergedSet {
+            id: 5,
+            directory: "/srv/.pg.sidekick-diverged/5".into(),
+            why: "s2 is primary by force (by ann)".into(),
+            files_total: 2,
+            bytes_total: 8192,
+            files: vec![file],
+        };
+        let server = |server: &str, answers, pending, sets| DivergedServer {
+            server: server.into(),
+            answers,
+            pending,
+            sets,
+        };
+        Ok(Response::new(DivergedReply {
+            servers: vec![
+                server("s1", true, 0, vec![set]),
+                server("s2", false, 7, Vec::new()),
+            ],
+        }))
+    }
+
+    async fn discard_diverged(
+        &self,
+        request: Request<DiscardDivergedRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let DiscardDivergedRequest {
+            module,
+            server,
+            id,
+            dry_run,
+            author,
+        } = request.into_inner();
+        Ok(Response::new(ChangeReply {
+            lines: vec![format!(
+                "discard {id} of {module} on ({server}) by {author}, dry run {dry_run}"
+            )],
+            epoch: 8,
+        }))
     }
 
     async fn second(

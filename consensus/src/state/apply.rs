@@ -3,6 +3,7 @@
 //! Every arm checks first and changes after, so that a refused command leaves no trace. Roles change through one
 //! door, [`ClusterState::change_roles`], which alone makes an epoch grow together with its event.
 
+mod force;
 mod membership;
 mod modules;
 mod presence;
@@ -177,6 +178,23 @@ impl ClusterState {
                 epoch,
                 server,
             } => self.take_over(entry, module, *epoch, *server),
+            Command::Force {
+                module,
+                epoch,
+                server,
+                reason,
+            } => self.force(entry, module, *epoch, *server, reason),
+            Command::DiscardDiverged {
+                module,
+                server,
+                since,
+            } => self.discard_diverged(entry, module, *server, *since),
+            Command::ApplicationStarted {
+                module,
+                epoch,
+                server,
+                after_ms,
+            } => self.application_started(entry, module, *epoch, *server, *after_ms),
         }
     }
 
@@ -194,6 +212,7 @@ impl ClusterState {
         }
         self.events.push_back(Event {
             id: self.last_event,
+            entry: entry.index,
             at_unix_ms: entry.at_unix_ms,
             module: module.map(|(name, _)| name.clone()),
             epoch: module.map(|(_, epoch)| epoch),
@@ -223,6 +242,10 @@ impl ClusterState {
                 BTreeSet::new()
             };
             record.in_sync = change.in_sync;
+            // Whoever is whole again has nothing of its own any more.
+            record
+                .diverged
+                .retain(|server, _| !record.in_sync.contains(server));
             record.last_cause = last_cause;
         }
     }

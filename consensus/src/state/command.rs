@@ -9,6 +9,9 @@ use super::ids::{Epoch, Incarnation, ModuleName, PackageHash, ServerId};
 use super::members::{ClusterInfo, NewMember, Round};
 use super::mirror::{AckMode, Wanted};
 
+/// Longest reason of a person, in characters.
+pub const REASON_MAX: usize = 500;
+
 /// An entry of the log: a command, who made it and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
@@ -214,6 +217,37 @@ pub enum Command {
         epoch: Epoch,
         /// Who offers itself.
         server: ServerId,
+    },
+    /// A person gives the module to a copy that lacks acknowledged writes (R6).
+    Force {
+        /// The module.
+        module: ModuleName,
+        /// The epoch the person saw and typed.
+        epoch: Epoch,
+        /// Who shall lead.
+        server: ServerId,
+        /// Why, in the person's words.
+        reason: String,
+    },
+    /// A person gives up what was, or would be, set aside of a copy that a force left behind.
+    DiscardDiverged {
+        /// The module.
+        module: ModuleName,
+        /// Whose copy.
+        server: ServerId,
+        /// The epoch of the force that left it behind.
+        since: Epoch,
+    },
+    /// The application runs on the primary: the end of what a change of roles cost.
+    ApplicationStarted {
+        /// The module.
+        module: ModuleName,
+        /// The epoch of the tenure when it began.
+        epoch: Epoch,
+        /// The primary, who proposes.
+        server: ServerId,
+        /// Milliseconds from the moment it learned of its role.
+        after_ms: u64,
     },
 }
 

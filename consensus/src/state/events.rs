@@ -19,6 +19,8 @@ pub const EVIDENCE_MAX: usize = 1000;
 pub struct Event {
     /// Its number.
     pub id: EventId,
+    /// The entry of the log it comes from.
+    pub entry: u64,
     /// The author's wall clock.
     pub at_unix_ms: u64,
     /// The module it concerns.
@@ -219,6 +221,107 @@ pub enum EventKind {
         /// Who leads.
         server: Who,
     },
+    /// A person gave the module to a copy that lacks acknowledged writes.
+    PrimaryForced {
+        /// Who leads.
+        server: Who,
+        /// Who led.
+        from: Option<Who>,
+        /// Whose acknowledged writes are given up.
+        given_up: Vec<Who>,
+        /// Why, in the person's words.
+        reason: String,
+    },
+    /// A person gave up what was set aside of a copy.
+    DivergedDiscarded {
+        /// Whose copy.
+        server: Who,
+        /// The epoch of the force that left it behind.
+        since: Epoch,
+    },
+    /// The application runs on the new primary.
+    ApplicationStarted {
+        /// Where.
+        server: Who,
+        /// Milliseconds from the moment it learned of its role.
+        after_ms: u64,
+    },
+}
+
+impl EventKind {
+    /// Whose copy lacks acknowledged writes from this event on, when there is one.
+    #[must_use]
+    pub fn outdates(&self) -> Option<&Who> {
+        match self {
+            Self::SecondaryDropped { server, .. }
+            | Self::SecondaryStopped { server, .. }
+            | Self::SecondaryForgot { server, .. }
+            | Self::FailedOver { from: server, .. } => Some(server),
+            Self::PrimaryForced { from, .. } => from.as_ref(),
+            Self::ClusterCreated { .. }
+            | Self::TokenCreated { .. }
+            | Self::MemberAdded { .. }
+            | Self::MemberRemoved { .. }
+            | Self::CertificateChanged { .. }
+            | Self::ServerStarted { .. }
+            | Self::Declared { .. }
+            | Self::Withdrawn { .. }
+            | Self::ServerDown { .. }
+            | Self::ServerUp { .. }
+            | Self::ModuleInstalled { .. }
+            | Self::ModuleReconfigured { .. }
+            | Self::ModuleUninstalled
+            | Self::WantedChanged { .. }
+            | Self::PrimaryClaimed { .. }
+            | Self::AdditionEnded { .. }
+            | Self::SecondaryAdded { .. }
+            | Self::SwitchedOver { .. }
+            | Self::SteppedDown { .. }
+            | Self::HandedOver { .. }
+            | Self::NoSuccessor { .. }
+            | Self::PrimaryResumed { .. }
+            | Self::TookOver { .. }
+            | Self::DivergedDiscarded { .. }
+            | Self::ApplicationStarted { .. } => None,
+        }
+    }
+
+    /// Whether somebody else leads since this event, or may.
+    #[must_use]
+    pub fn moves_primary(&self) -> bool {
+        match self {
+            Self::PrimaryClaimed { .. }
+            | Self::SwitchedOver { .. }
+            | Self::SteppedDown { .. }
+            | Self::FailedOver { .. }
+            | Self::HandedOver { .. }
+            | Self::PrimaryResumed { .. }
+            | Self::TookOver { .. }
+            | Self::PrimaryForced { .. } => true,
+            Self::ClusterCreated { .. }
+            | Self::TokenCreated { .. }
+            | Self::MemberAdded { .. }
+            | Self::MemberRemoved { .. }
+            | Self::CertificateChanged { .. }
+            | Self::ServerStarted { .. }
+            | Self::Declared { .. }
+            | Self::Withdrawn { .. }
+            | Self::ServerDown { .. }
+            | Self::ServerUp { .. }
+            | Self::ModuleInstalled { .. }
+            | Self::ModuleReconfigured { .. }
+            | Self::ModuleUninstalled
+            | Self::WantedChanged { .. }
+            | Self::SecondaryDropped { .. }
+            | Self::AdditionEnded { .. }
+            | Self::SecondaryStopped { .. }
+            | Self::SecondaryForgot { .. }
+            | Self::SecondaryAdded { .. }
+            | Self::NoSuccessor { .. }
+            | Self::DivergedDiscarded { .. }
+            | Self::ApplicationStarted { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for EventKind {
@@ -348,6 +451,31 @@ impl fmt::Display for EventKind {
             Self::TookOver { server } => {
                 write!(f, "{server} is primary: nobody led and its copy is whole")
             }
+            Self::PrimaryForced {
+                server,
+                from,
+                given_up,
+                reason,
+            } => {
+                write!(f, "{server} is primary by force")?;
+                if let Some(from) = from {
+                    write!(f, " instead of {from}")?;
+                }
+                write!(
+                    f,
+                    ": acknowledged writes that are only on {} are given up ({reason})",
+                    listed(given_up)
+                )
+            }
+            Self::DivergedDiscarded { server, since } => write!(
+                f,
+                "what only {server} had before the force of epoch {since} is discarded"
+            ),
+            Self::ApplicationStarted { server, after_ms } => write!(
+                f,
+                "the application runs on {server}, {:.1} s after it learned of its role",
+                *after_ms as f64 / 1000.0
+            ),
         }
     }
 }

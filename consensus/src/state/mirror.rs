@@ -75,6 +75,9 @@ pub struct MirrorRecord {
     /// session in sync; otherwise a primary that finds no session must first `DropSecondary`, and that always makes a new
     /// epoch, also when the server is not in the set: it ends an addition that may be on its way (R6).
     pub identical: bool,
+    /// Copies that hold acknowledged writes which the reference lacks since a person's force, and the epoch of that force.
+    /// What a reintegration takes from such a copy is set aside first. Ends when the copy is whole again.
+    pub diverged: BTreeMap<ServerId, Epoch>,
     /// What people want, per server.
     pub wanted: BTreeMap<ServerId, Wanted>,
     /// When the secondary's answer counts.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::command::REASON_MAX;
 use super::ids::{Epoch, Incarnation, MemberName, ModuleName, ServerId, Who, listed};
 use super::members::{LANS_MAX, MEMBERS_MAX, TOKENS_MAX};
 use super::mirror::{ADDRESSES_MAX, DIRECTORIES_MAX, MODULES_MAX};
@@ -331,6 +332,24 @@ pub enum Rejection {
         module: ModuleName,
         /// The server.
         server: Who,
+    },
+    /// A force is explained.
+    #[error(
+        "a force gives up acknowledged writes, so it is recorded with a reason; give one of at most {REASON_MAX} characters"
+    )]
+    ForceReason,
+    /// The copy is whole.
+    #[error("the copy of {module} on {server} holds every acknowledged write, so nothing needs to be forced; {}", match .leads {
+        true => "it is the primary".to_owned(),
+        false => format!("use `skcli module swap {module}`, or `skcli module start {module}` there"),
+    })]
+    ForceNotNeeded {
+        /// The module.
+        module: ModuleName,
+        /// The server.
+        server: Who,
+        /// It is the primary.
+        leads: bool,
     },
     /// The first start needs a word.
     #[error(

@@ -29,8 +29,8 @@ pub enum Violation {
         /// The module.
         module: ModuleName,
     },
-    /// `in_sync` or `received_only` names others than the module's servers, or `received_only` or `identical` says
-    /// something about two copies where there are not two.
+    /// `in_sync` or `received_only` names others than the module's servers, `received_only` or `identical` says
+    /// something about two copies where there are not two, or a copy is whole and diverged.
     #[error("the in-sync set of {module} is not a set of its servers")]
     InSync {
         /// The module.
@@ -121,6 +121,10 @@ impl ClusterState {
             || !record.received_only.is_subset(&record.in_sync)
             || !(record.received_only.is_empty() || is_shared)
             || (record.identical && !is_shared)
+            || record
+                .diverged
+                .keys()
+                .any(|server| !record.servers.contains(server) || record.in_sync.contains(server))
         {
             return Err(Violation::InSync { module: module() });
         }

@@ -11,6 +11,14 @@ pub(crate) fn is_mirror(directory: &Path) -> bool {
     topmost(directory).is_some_and(|mount| mount.is_mirror)
 }
 
+/// Whether another file system than our mirrors is mounted on `directory` (canonical), whatever is mounted over it.
+pub(crate) fn is_foreign_mount(directory: &Path) -> bool {
+    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    text.split(|b| *b == b'\n')
+        .filter_map(parse)
+        .any(|mount| mount.point == directory && !mount.is_mirror)
+}
+
 /// Number of the FUSE connection behind our mount on `directory`.
 pub(crate) fn connection_of(directory: &Path) -> Option<u32> {
     topmost(directory)

@@ -90,7 +90,7 @@ impl Pair {
             let accepting = scope.spawn(|| {
                 let mut accepted = accepted;
                 let hello = accepted.read_hello(Duration::from_secs(5)).unwrap();
-                secondary.accept(accepted, &hello)
+                secondary.accept(accepted, &hello, None)
             });
             self.primary().attach(dialled, hello).unwrap();
             accepting.join().unwrap().unwrap();

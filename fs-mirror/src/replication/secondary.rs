@@ -28,6 +28,7 @@ use self::session::{Receiver, Shared};
 use self::tree::Tree;
 use super::link::{Link, LinkError};
 use super::wire::{Hello, HelloReply, Message, RefusalReason, WireError};
+use crate::aside::Keeper;
 use crate::copy::EpochError;
 use crate::{Copy, Epoch};
 
@@ -35,15 +36,20 @@ use crate::{Copy, Epoch};
 pub const PRIMARY_SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How a session is applied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Threads beside the receiving one.
     pub workers: usize,
+    /// The epoch of the force that left this copy behind: what only this copy has is set aside before it is changed.
+    pub diverged_since: Option<Epoch>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { workers: 2 }
+        Options {
+            workers: 2,
+            diverged_since: None,
+        }
     }
 }
 
@@ -108,6 +114,15 @@ pub enum AcceptError {
     /// The directory cannot be read.
     #[error("open the copy")]
     Directory(#[source] ApplyError),
+    /// What only this copy has could not be set aside.
+    #[error("make {place} for what is set aside")]
+    Aside {
+        /// Where.
+        place: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The connection failed.
     #[error("answer the primary")]
     Link(#[from] LinkError),
@@ -135,6 +150,7 @@ pub struct ApplySession {
     id: u64,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
+    keeper: Option<Arc<Keeper>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -169,7 +185,14 @@ impl ApplySession {
             .root()
             .try_clone_to_owned()
             .map_err(AcceptError::Descriptor)?;
-        let tree = Tree::new(root).map_err(AcceptError::Directory)?;
+        let keeper = match keeper_of(&copy, options.diverged_since) {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                link.refuse(RefusalReason::NotDurable)?;
+                return Err(error);
+            }
+        };
+        let tree = Tree::new(root, keeper.clone()).map_err(AcceptError::Directory)?;
         link.send_message(hello.epoch, &Message::HelloReply(HelloReply::Accepted))?;
 
         let counters = Arc::new(Counters::default());
@@ -179,6 +202,7 @@ impl ApplySession {
             id: hello.session,
             shared,
             counters,
+            keeper,
             threads: Vec::new(),
         };
         let receiver = Receiver::new(session.shared.clone(), receiver, tree, copy, &options);
@@ -212,6 +236,13 @@ impl ApplySession {
         self.shared.is_over()
     }
 
+    /// This copy is whole: nothing has to be set aside any more.
+    pub fn set_whole(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.end();
+        }
+    }
+
     /// Ends the session. Everything that had arrived whole is applied when it returns, and nothing will be applied or
     /// acknowledged afterwards. Gives what was applied.
     pub fn finish(mut self) -> Applied {
@@ -237,6 +268,9 @@ impl ApplySession {
 
     fn end(&mut self) {
         self.shared.is_finishing.store(true, Ordering::Release);
+        if let Some(keeper) = &self.keeper {
+            keeper.stop();
+        }
         // Reading only: closing both ways would make the kernel answer late frames with a reset, which destroys what has
         // arrived before them and was not read yet.
         self.shared.link.close_reading();
@@ -250,6 +284,19 @@ impl ApplySession {
             let _ = thread.join();
         }
     }
+}
+
+fn keeper_of(copy: &Copy, since: Option<Epoch>) -> Result<Option<Arc<Keeper>>, AcceptError> {
+    let Some(since) = since else {
+        return Ok(None);
+    };
+    let keeper = copy.aside().keeper(since, copy.root());
+    keeper
+        .map(|keeper| Some(Arc::new(keeper)))
+        .map_err(|source| AcceptError::Aside {
+            place: copy.aside().directory_of(since),
+            source,
+        })
 }
 
 impl Drop for ApplySession {

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::aside::Keeper;
 use crate::replication::change::{Attributes, FileId, Kind};
 use crate::replication::secondary::error::{ApplyError, during};
 use crate::replication::secondary::object::{Inode, Object, OpenFiles};
@@ -95,7 +96,7 @@ impl Target {
             .take_if(|listing| listing.directory == directory);
         let listing = listing.ok_or(ApplyError::NotListed(directory))?;
         let object = tree.directory(directory)?;
-        remove_others(&object.fd, &listing.names)?;
+        remove_others(tree, &object.fd, &listing.names)?;
         object.set_all(&tree.open_files, &object.stat()?, attributes)
     }
 }
@@ -135,7 +136,8 @@ fn adopt_or_make(tree: &mut Tree, entry: &Entry<'_>) -> Result<(), ApplyError> {
         Some((fd, stat))
             if is_same_kind(&fd, &stat, entry.kind)? && !tree.is_bound(Inode::of(&stat)) =>
         {
-            (tree.insert(Object::new(entry.file, fd, &stat))?, stat)
+            let object = Object::new(entry.file, fd, &stat).found(tree.keeper());
+            (tree.insert(object)?, stat)
         }
         Some(_) => {
             make_way(tree, entry.place)?;
@@ -167,30 +169,35 @@ fn is_same_kind(fd: &OwnedFd, stat: &Stat, kind: Kind<'_>) -> Result<bool, Apply
 }
 
 fn make_way(tree: &Tree, place: Place<'_>) -> Result<(), ApplyError> {
-    remove(&tree.directory(place.parent)?.fd, place.name)
+    remove(tree, &tree.directory(place.parent)?.fd, place.name)
 }
 
-fn remove_others(directory: &OwnedFd, kept: &HashSet<Box<[u8]>>) -> Result<(), ApplyError> {
+fn remove_others(
+    tree: &Tree,
+    directory: &OwnedFd,
+    kept: &HashSet<Box<[u8]>>,
+) -> Result<(), ApplyError> {
     let mut entries = list(directory)?;
     while let Some(entry) = entries.read() {
         let entry = entry.map_err(during("list directory"))?;
         let name = entry.file_name().to_bytes();
         if !is_dot(name) && !kept.contains(name) {
-            remove(directory, name)?;
+            remove(tree, directory, name)?;
         }
     }
     Ok(())
 }
 
-/// Removes whatever has the name, a whole tree included, without following a link or leaving the file system.
-pub(crate) fn remove(directory: &OwnedFd, name: &[u8]) -> Result<(), ApplyError> {
-    if is_unlinked(directory, name)? {
+/// Removes whatever has the name, a whole tree included, without following a link or leaving the file system. What only
+/// this copy has is set aside.
+fn remove(tree: &Tree, directory: &OwnedFd, name: &[u8]) -> Result<(), ApplyError> {
+    if is_unlinked(tree, directory, name)? {
         return Ok(());
     }
     let mut levels = vec![Level::open(directory, name)?];
     while let Some(level) = levels.last_mut() {
         match level.next()? {
-            Some(child) if is_unlinked(&level.fd, &child)? => {}
+            Some(child) if is_unlinked(tree, &level.fd, &child)? => {}
             Some(child) => {
                 let below = Level::open(&level.fd, &child)?;
                 levels.push(below);
@@ -198,6 +205,9 @@ pub(crate) fn remove(directory: &OwnedFd, name: &[u8]) -> Result<(), ApplyError>
             None => {
                 let emptied = levels.pop().expect("there is a last level");
                 let parent = levels.last().map_or(directory, |level| &level.fd);
+                if let Some(keeper) = tree.keeper() {
+                    keeper.note_directory(&emptied.fd)?;
+                }
                 match rustix::fs::unlinkat(parent, &*emptied.name, AtFlags::REMOVEDIR) {
                     Ok(()) => {}
                     // Some file systems skip names when others are removed while listing: list once more.
@@ -211,12 +221,34 @@ pub(crate) fn remove(directory: &OwnedFd, name: &[u8]) -> Result<(), ApplyError>
 }
 
 /// Removes a name that is not a directory; false when it is one.
-fn is_unlinked(directory: &OwnedFd, name: &[u8]) -> Result<bool, ApplyError> {
+fn is_unlinked(tree: &Tree, directory: &OwnedFd, name: &[u8]) -> Result<bool, ApplyError> {
+    if let Some(keeper) = tree.keeper() {
+        return is_taken(tree, keeper, directory, name);
+    }
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
         Err(Errno::ISDIR) => Ok(false),
         Err(errno) => Err(during("unlink")(errno)),
     }
+}
+
+/// The same, setting aside what goes.
+fn is_taken(
+    tree: &Tree,
+    keeper: &Keeper,
+    directory: &OwnedFd,
+    name: &[u8],
+) -> Result<bool, ApplyError> {
+    let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(true),
+        Err(errno) => return Err(during("stat")(errno)),
+    };
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return Ok(false);
+    }
+    let is_shared = stat.st_nlink > 1 || tree.is_bound(Inode::of(&stat));
+    keeper.take(directory, name, is_shared).map(|()| true)
 }
 
 /// One directory on the way down.

@@ -42,7 +42,7 @@ impl Fixture {
             scope.spawn(move || {
                 let hello = server.read_hello(PATIENCE).unwrap();
                 // What it answered is seen by the primary.
-                let _ = secondary.accept(server, &hello);
+                let _ = secondary.accept(server, &hello, None);
             });
             primary.attach(client, hello, Arc::new(Answers::default()))
         })

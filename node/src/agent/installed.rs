@@ -57,17 +57,28 @@ impl Installed {
             .unwrap_or_default();
         let application = Application::new(member, module, &configuration, &unpacked, &directory)?;
         application.end_leftovers().await?;
-        std::fs::create_dir_all(member.paths.scripts(module))?;
-        crate::shell::addresses::remove_leftovers(&configuration.addresses())?;
         let config = CopyConfig {
             module: module.to_string(),
             directory: directory.clone(),
             state_dir: module_dir.clone(),
         };
+        let scripts = member.paths.scripts(module);
+        let addresses = configuration.addresses();
+        // A mount that does not answer keeps its opener waiting: not on a thread that others need.
+        let opening = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(scripts)?;
+            crate::shell::addresses::remove_leftovers(&addresses)?;
+            let copy = Copy::open(config)?;
+            let addition = OpenAddition::load(&module_dir)?;
+            Ok::<_, NotReady>((copy, Arc::new(addition)))
+        });
+        let (copy, addition) = opening
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(Some(Installed {
             configuration,
-            copy: Copy::open(config)?,
-            addition: Arc::new(OpenAddition::load(&module_dir)?),
+            copy,
+            addition,
             application,
             directory,
         }))

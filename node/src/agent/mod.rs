@@ -3,6 +3,7 @@
 //! The agent is one task that owns everything the module has on this server. Long steps (scripts) run beside it and come
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
+mod copy_trouble;
 mod installed;
 mod leading;
 pub mod open_addition;
@@ -30,9 +31,10 @@ use crate::core::goal::{Goal, Wishes, goal, may_take_over};
 use crate::core::plan::{Running, Stage, Step, next_step};
 use crate::core::right::{Right, Standing};
 use crate::member::Member;
+use copy_trouble::CopyTrouble;
 use installed::Installed;
 use leading::{Leading, LeadingParts};
-use requests::answer;
+use requests::{EarlySession, answer};
 use scripts::ScriptEnd;
 
 /// Pause before an address that could not be added is tried again.
@@ -145,6 +147,12 @@ struct Agent {
     unclean_at: Option<Epoch>,
     /// Why this copy cannot be trusted any more (R11); as long as this daemon runs.
     failed_disk: Option<String>,
+    /// Why this copy cannot be brought up to date.
+    copy_trouble: CopyTrouble,
+    /// A stream that came before its record was applied here.
+    early: Option<EarlySession>,
+    /// When this server began to become primary, until it was told that the application runs.
+    becoming_since: Option<Instant>,
     not_before: Instant,
 }
 
@@ -173,6 +181,9 @@ impl Agent {
             led_at: None,
             unclean_at: None,
             failed_disk: None,
+            copy_trouble: CopyTrouble::default(),
+            early: None,
+            becoming_since: None,
             not_before: Instant::now(),
         }
     }
@@ -185,6 +196,8 @@ impl Agent {
             applied.borrow_and_update();
             lease.borrow_and_update();
             let record = self.record();
+            self.look_at_early_session(record.as_ref());
+            self.end_setting_aside(record.as_ref());
             self.watch_right(record.as_ref());
             self.end_wishes(record.as_ref());
             let goal = self.goal(record.as_ref());
@@ -219,6 +232,17 @@ impl Agent {
 
     fn record(&self) -> Option<MirrorRecord> {
         self.member.state().modules.get(&self.module).cloned()
+    }
+
+    /// A copy that is whole again has nothing of its own any more.
+    fn end_setting_aside(&self, record: Option<&MirrorRecord>) {
+        let me = self.member.id();
+        if let Local::Following(secondary) = &self.local
+            && record.is_some_and(|record| record.in_sync.contains(&me))
+        {
+            secondary.set_whole();
+            self.copy_trouble.clear();
+        }
     }
 
     fn standing(&self) -> Standing {
@@ -365,9 +389,11 @@ impl Agent {
     async fn start_following(&mut self) -> anyhow::Result<()> {
         let copy = Arc::clone(&self.installed.copy);
         let module = self.module.clone();
+        let trouble = self.copy_trouble.clone();
         let report = move |event: SecondaryEvent| match event {
             SecondaryEvent::SessionEnded { session, cause } => {
                 tracing::info!(%module, session, ?cause, "the primary's stream ended");
+                trouble.note(&cause);
             }
             SecondaryEvent::LocalDiskFailed { operation, errno } => {
                 tracing::error!(%module, operation, errno, "the disk of this copy failed");
@@ -386,6 +412,7 @@ impl Agent {
     }
 
     async fn mount_primary(&mut self, epoch: Epoch, peer_in_sync: bool) -> anyhow::Result<()> {
+        self.becoming_since.get_or_insert_with(Instant::now);
         let parts = LeadingParts {
             member: Arc::clone(&self.member),
             module: self.module.clone(),
@@ -514,6 +541,7 @@ impl Agent {
         let Local::Leading(mut leading) = std::mem::replace(&mut self.local, Local::Nothing) else {
             return Ok(());
         };
+        self.becoming_since = None;
         tracing::warn!(module = %self.module, "fencing: this server may not act as primary any more");
         leading.fence();
         leading.drop_addresses();
@@ -565,6 +593,7 @@ impl Agent {
                 if let Local::Leading(leading) = &mut self.local {
                     leading.set_stage(Stage::Serving);
                 }
+                self.tell_started();
                 self.answer_restart(Ok(()));
             }
             ScriptEnd::StartFailed(why) => self.on_start_failed(&why),
@@ -591,6 +620,28 @@ impl Agent {
             self.gave_up = true;
             self.give_up();
         }
+    }
+
+    /// History, so that a change of roles can say what it cost; nothing depends on it.
+    fn tell_started(&mut self) {
+        let Some(since) = self.becoming_since.take() else {
+            return;
+        };
+        let (Some(epoch), member) = (self.led_at, Arc::clone(&self.member)) else {
+            return;
+        };
+        let command = Command::ApplicationStarted {
+            module: self.module.clone(),
+            epoch,
+            server: member.id(),
+            after_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        let proposal = member.proposal(command, "");
+        tokio::spawn(async move {
+            if let Err(error) = member.consensus.propose(proposal, PROPOSAL_DEADLINE).await {
+                tracing::debug!(%error, "the start of the application is not on record");
+            }
+        });
     }
 
     fn give_up(&self) {
@@ -627,7 +678,8 @@ impl Agent {
             .member
             .lease_remaining()
             .map(|left| Instant::now() + left);
-        [Some(self.not_before), patience_ends, lease_ends]
+        let early_ends = self.early.as_ref().map(|early| early.until);
+        [Some(self.not_before), patience_ends, lease_ends, early_ends]
             .into_iter()
             .flatten()
             .filter(|at| *at > Instant::now())
@@ -650,10 +702,20 @@ impl Agent {
         };
         let running = self.local.running();
         let right_is_lost = self.right_lost_at.is_some();
+        let me = self.member.id();
+        let waits_for_majority = record.is_some_and(|record| record.primary == Some(me))
+            && (right_is_lost
+                || record.is_some_and(|record| self.standing().right(record) == Right::None));
+        let addition_open = record.is_some_and(|record| self.standing().may_have_added(record));
+        let copy_trouble = self.copy_trouble.text();
         self.report.send_modify(|report| {
             report.running = running;
             report.is_leaving = matches!(goal, Goal::HandOver { .. } | Goal::Fence);
             report.right_is_lost = right_is_lost;
+            report.waits_for_majority = waits_for_majority;
+            report.addition_open = addition_open;
+            report.copy_trouble = copy_trouble;
+            report.aside = Some(self.installed.copy.aside().clone());
             report.resync = progress;
             report.epoch = record.map(|record| record.epoch);
             report.at = Instant::now();

@@ -1,7 +1,7 @@
 //! What an agent says of its module on this server, and how people read it.
 
 use consensus::state::{Epoch, MirrorRecord, ServerId, Wanted};
-use fs_mirror::Progress;
+use fs_mirror::{Aside, Progress};
 use tokio::time::Instant;
 
 use api::v1::{ModuleState, Quality};
@@ -17,6 +17,14 @@ pub struct Report {
     pub is_leaving: bool,
     /// The record names this server, but its lease has run out.
     pub right_is_lost: bool,
+    /// The record names this server, and it must hear from a majority before it may act on that.
+    pub waits_for_majority: bool,
+    /// That is so because the peer may have been added unseen.
+    pub addition_open: bool,
+    /// Why this copy cannot be brought up to date.
+    pub copy_trouble: Option<String>,
+    /// What was set aside of this copy.
+    pub aside: Option<Aside>,
     /// Why the last step failed; `None` when nothing is wrong.
     pub trouble: Option<String>,
     /// Why the application does not run, until it does.
@@ -35,6 +43,10 @@ impl Default for Report {
             running: Running::Nothing,
             is_leaving: false,
             right_is_lost: false,
+            waits_for_majority: false,
+            addition_open: false,
+            copy_trouble: None,
+            aside: None,
             trouble: None,
             application_trouble: None,
             resync: None,
@@ -71,7 +83,7 @@ impl Report {
                 "not installed".to_owned(),
             ),
             (Running::Leading(stage), Some(record)) => self.leading(stage, record),
-            (Running::Following, Some(record)) => following(record, me, name, is_down),
+            (Running::Following, Some(record)) => self.following(record, me, name, is_down),
             (Running::Nothing, Some(record)) => match record.wanted_on(me) {
                 Wanted::Stopped => (ModuleState::Stop, Quality::NotReady, "stopped".to_owned()),
                 Wanted::Started => (ModuleState::Wait, Quality::Transient, "starting".to_owned()),
@@ -89,6 +101,31 @@ impl Report {
                 detail: trouble.clone(),
             },
         }
+    }
+
+    fn following(
+        &self,
+        record: &MirrorRecord,
+        me: ServerId,
+        name: impl Fn(ServerId) -> String,
+        is_down: impl Fn(ServerId) -> bool,
+    ) -> (ModuleState, Quality, String) {
+        if self.waits_for_majority {
+            let why = match record.servers.iter().find(|server| **server != me) {
+                Some(peer) if self.addition_open => format!(
+                    "{} may have been made an up-to-date copy just before this server went down",
+                    name(*peer)
+                ),
+                Some(_) | None => "the other copy may lead by now".to_owned(),
+            };
+            let detail = format!("waits for a majority of the voters: {why}");
+            return (ModuleState::Wait, Quality::NotReady, detail);
+        }
+        let is_outdated = record.primary.is_some() && !record.in_sync.contains(&me);
+        if is_outdated && let Some(trouble) = &self.copy_trouble {
+            return (ModuleState::Second, Quality::NotReady, trouble.clone());
+        }
+        following(record, me, name, is_down)
     }
 
     fn leading(&self, stage: Stage, record: &MirrorRecord) -> (ModuleState, Quality, String) {
@@ -130,6 +167,11 @@ fn following(
             ModuleState::Wait,
             Quality::NotReady,
             waits_for(&[primary], name),
+        ),
+        Some(_) if record.diverged.contains_key(&me) => (
+            ModuleState::Second,
+            Quality::Transient,
+            "not up to date; what differs is set aside: skcli module diverged".to_owned(),
         ),
         Some(_) => (
             ModuleState::Second,

@@ -1,11 +1,17 @@
 //! What others ask of an agent, and how it answers.
 
+use std::time::Duration;
+
 use consensus::state::{Epoch, MirrorRecord, ServerId};
 use fs_mirror::{Hello, Link, RefusalReason};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Agent, Local};
 use crate::core::plan::Stage;
+
+/// How long a stream may wait until this server has applied as much as its primary.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What others ask of an agent.
 pub enum Request {
@@ -64,7 +70,7 @@ impl Agent {
             Request::Swap { done } => self.on_swap(done),
             Request::Restart { done } => self.on_restart(done),
             Request::Leave { done } => self.leaving = Some(done),
-            Request::Session { link, hello } => self.on_session(link, &hello),
+            Request::Session { link, hello } => self.on_session(link, hello),
         }
     }
 
@@ -97,31 +103,78 @@ impl Agent {
     }
 
     /// Blocks until the session before has ended and the epoch is persisted.
-    fn on_session(&mut self, link: Link, hello: &Hello) {
+    fn on_session(&mut self, link: Link, hello: Hello) {
         let me = self.member.id();
+        let record = self.record();
+        let applied = record.as_ref().map_or(0, |record| record.epoch.0);
+        if hello.epoch.0 > applied && matches!(self.local, Local::Following(_)) {
+            // Only the record tells whether this copy was left behind by a force, and must be set aside before it changes.
+            let until = Instant::now() + RECORD_PATIENCE;
+            if let Some(earlier) = self.early.replace(EarlySession { link, hello, until }) {
+                self.refuse_session(earlier.link);
+            }
+            return;
+        }
         let is_credible = !hello.in_sync
-            || self
-                .record()
-                .is_some_and(|record| is_in_step(&record, hello, me));
-        let answered = match &self.local {
-            Local::Following(secondary) if is_credible => {
-                tokio::task::block_in_place(|| secondary.accept(link, hello))
-                    .map_err(anyhow::Error::new)
+            || record
+                .as_ref()
+                .is_some_and(|record| is_in_step(record, &hello, me));
+        let has_no_room = self.copy_trouble.is_fresh();
+        let diverged_since = record
+            .as_ref()
+            .and_then(|record| record.diverged.get(&me))
+            .map(|since| fs_mirror::Epoch(since.0));
+        match &self.local {
+            Local::Following(secondary) if is_credible && !has_no_room => {
+                let accepted =
+                    tokio::task::block_in_place(|| secondary.accept(link, &hello, diverged_since));
+                self.told_session(&hello, accepted.map_err(anyhow::Error::new));
             }
-            Local::Following(_) | Local::Nothing | Local::Leading(_) => {
-                tokio::task::block_in_place(|| link.refuse(RefusalReason::NotSecondary))
-                    .map_err(anyhow::Error::new)
-            }
-        };
-        match answered {
+            Local::Following(_) | Local::Nothing | Local::Leading(_) => self.refuse_session(link),
+        }
+    }
+
+    fn told_session(&self, hello: &Hello, outcome: anyhow::Result<()>) {
+        match outcome {
             Ok(()) => {
                 tracing::info!(module = %self.module, from = hello.from, "answered the primary's stream")
             }
             Err(error) => {
-                tracing::info!(module = %self.module, error = format!("{error:#}"), "no session")
+                let error = format!("{error:#}");
+                tracing::info!(module = %self.module, error, "no session");
+                self.copy_trouble.note_refused(&error);
             }
         }
     }
+
+    fn refuse_session(&self, link: Link) {
+        let refused = tokio::task::block_in_place(|| link.refuse(RefusalReason::NotSecondary));
+        if let Err(error) = refused {
+            tracing::debug!(module = %self.module, %error, "the primary went away");
+        }
+    }
+
+    /// Takes the stream that was ahead of the record, once the record is there; refuses it when that takes too long.
+    pub(super) fn look_at_early_session(&mut self, record: Option<&MirrorRecord>) {
+        let applied = record.map_or(0, |record| record.epoch.0);
+        let is_due = |early: &mut EarlySession| {
+            early.hello.epoch.0 <= applied || Instant::now() >= early.until
+        };
+        if let Some(early) = self.early.take_if(is_due) {
+            if early.hello.epoch.0 <= applied {
+                self.on_session(early.link, early.hello);
+            } else {
+                self.refuse_session(early.link);
+            }
+        }
+    }
+}
+
+/// A stream whose primary has applied more than this server.
+pub(super) struct EarlySession {
+    link: Link,
+    hello: Hello,
+    pub(super) until: Instant,
 }
 
 /// Answers a caller who may have gone.

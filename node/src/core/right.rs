@@ -34,14 +34,17 @@ impl Standing {
             return Right::None;
         }
         let is_alone = record.in_sync.len() == 1 && record.in_sync.contains(&self.me);
-        let may_have_been_added = self
-            .addition_open
-            .is_some_and(|epoch| epoch >= record.epoch);
-        match (is_alone && !may_have_been_added, self.is_fresh) {
+        match (is_alone && !self.may_have_added(record), self.is_fresh) {
             (true, _) => Right::Forever,
             (false, true) => Right::WhileLeased,
             (false, false) => Right::None,
         }
+    }
+
+    /// An addition of the peer may be in the air that `record` does not show.
+    pub fn may_have_added(&self, record: &MirrorRecord) -> bool {
+        self.addition_open
+            .is_some_and(|epoch| epoch >= record.epoch)
     }
 }
 

@@ -322,5 +322,6 @@ fn reply(event: &Event) -> EventReply {
         author: event.author.clone(),
         evidence: event.evidence.clone(),
         cause: event.cause.map_or(0, |cause| cause.0),
+        entry: event.entry,
     }
 }

@@ -1,21 +1,25 @@
-//! Why the roles are what they are: the chain of causes of each change, newest last.
+//! Why the roles are what they are: each change with what led to it, who saw what, and what it cost. Newest last.
 
 use std::collections::BTreeSet;
 
 use api::v1::ExplainStep;
-use consensus::state::{ClusterState, Event, EventId, ModuleName};
+use consensus::state::{ClusterState, Event, EventId, EventKind, ModuleName, ServerId};
 
-/// Role changes shown.
-const STEPS_MAX: usize = 10;
+/// Changes shown: about one screen.
+const STEPS_MAX: usize = 6;
 /// Length of a chain of causes shown.
 const CAUSES_MAX: usize = 8;
+/// A voter declares a server this long after its lease has ended (R7).
+const DECLARED_AFTER_LEASE_MS: u64 = 300;
 
-/// The newest role changes of `module`, each with its causes, as far as events are kept.
+/// The newest changes of `module`, each with its causes, as far as events are kept.
 pub(super) fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainStep> {
     let changes: Vec<&Event> = state
         .events
         .iter()
         .filter(|event| event.module.as_ref() == Some(module))
+        // It is shown as the cost of the change before it.
+        .filter(|event| !matches!(event.kind, EventKind::ApplicationStarted { .. }))
         .collect();
     let skipped = changes.len().saturating_sub(STEPS_MAX);
     changes
@@ -26,36 +30,113 @@ pub(super) fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainSte
 }
 
 fn step(state: &ClusterState, event: &Event) -> ExplainStep {
-    let mut because = vec![sentence(event)];
-    let mut seen = BTreeSet::from([event.id]);
-    let mut next = event.cause;
-    while let Some(cause) = next.filter(|cause| because.len() < CAUSES_MAX && seen.insert(*cause)) {
-        match find(state, cause) {
-            Some(found) => {
-                because.push(format!("{}: {}", found.kind, sentence(found)));
-                next = found.cause;
-            }
-            None => {
-                because.push(format!("event {} is not kept any more", cause.0));
-                next = None;
-            }
-        }
-    }
+    let (cost, service_gap_ms) = cost(state, event);
     ExplainStep {
         event: event.id.0,
         at_unix_ms: event.at_unix_ms,
         epoch: event.epoch.map_or(0, |epoch| epoch.0),
         what: event.kind.to_string(),
-        because,
-        service_gap_ms: 0,
+        because: because(state, event),
+        service_gap_ms,
+        entry: event.entry,
+        author: event.author.clone(),
+        cost,
     }
 }
 
-fn sentence(event: &Event) -> String {
-    match event.evidence.as_str() {
-        "" => format!("proposed by {}", event.author),
-        evidence => format!("{evidence} (proposed by {})", event.author),
+/// The chain of causes, and what was seen; each thing once.
+fn because(state: &ClusterState, event: &Event) -> Vec<String> {
+    let mut lines = Vec::new();
+    if event.cause.is_none() {
+        lines.extend(seen(event));
     }
+    let mut told = BTreeSet::from([event.id]);
+    let mut next = event.cause;
+    while let Some(cause) = next.filter(|cause| lines.len() < CAUSES_MAX && told.insert(*cause)) {
+        let Some(found) = find(state, cause) else {
+            lines.push(format!("event #{cause} is not kept any more"));
+            break;
+        };
+        lines.push(format!("{} (entry {})", found.kind, found.entry));
+        lines.extend(seen(found));
+        // What the declaring voters saw is said by the conclusion already.
+        next = found
+            .cause
+            .filter(|_| !matches!(found.kind, EventKind::ServerDown { .. }));
+    }
+    lines
+}
+
+/// What the author of an event saw, a line for each who saw something.
+fn seen(event: &Event) -> Vec<String> {
+    let is_said = event.evidence.is_empty() || event.evidence == "command";
+    if is_said {
+        return Vec::new();
+    }
+    event.evidence.split(". ").map(str::to_owned).collect()
+}
+
+/// What a change of the primary cost, as sentences and as milliseconds without service; zero when that is not known.
+fn cost(state: &ClusterState, event: &Event) -> (Vec<String>, u64) {
+    if !event.kind.moves_primary() {
+        return (Vec::new(), 0);
+    }
+    let later = |other: &&Event| other.module == event.module && other.id > event.id;
+    let started = state
+        .events
+        .iter()
+        .filter(later)
+        .take_while(|other| !other.kind.moves_primary())
+        .find_map(|other| match &other.kind {
+            EventKind::ApplicationStarted { server, after_ms } => Some((other, server, *after_ms)),
+            _ => None,
+        });
+    let Some((start, server, after_ms)) = started else {
+        return (Vec::new(), 0);
+    };
+    let mut lines = vec![format!(
+        "the application ran on {server} {} after it learned of its role (entry {})",
+        seconds(after_ms),
+        start.entry
+    )];
+    let Some(first_missed) = first_missed_unix_ms(state, event) else {
+        return (lines, after_ms);
+    };
+    let gap_ms = start.at_unix_ms.saturating_sub(first_missed);
+    lines.push(format!("about {} without service in all", seconds(gap_ms)));
+    (lines, gap_ms)
+}
+
+/// About when the former primary was heard last: a voter waits for a lease and a bit before it says so.
+fn first_missed_unix_ms(state: &ClusterState, event: &Event) -> Option<u64> {
+    let EventKind::FailedOver { from, .. } = &event.kind else {
+        return None;
+    };
+    let lease_ms = state.cluster.as_ref()?.lease_ms;
+    let declared = first_declared(state, from.id, event.id)?;
+    let waited_ms = lease_ms + lease_ms / 100 + DECLARED_AFTER_LEASE_MS;
+    Some(declared.at_unix_ms.saturating_sub(waited_ms))
+}
+
+/// The first voice of the silence that ended in `before`.
+fn first_declared(state: &ClusterState, server: ServerId, before: EventId) -> Option<&Event> {
+    let mut first = None;
+    for event in state.events.iter().rev().filter(|event| event.id < before) {
+        match &event.kind {
+            EventKind::Declared { server: who, .. } if who.id == server => first = Some(event),
+            EventKind::ServerStarted { server: who, .. } | EventKind::ServerUp { server: who }
+                if who.id == server =>
+            {
+                break;
+            }
+            _ => {}
+        }
+    }
+    first
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
 }
 
 fn find(state: &ClusterState, id: EventId) -> Option<&Event> {

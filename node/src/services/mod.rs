@@ -2,10 +2,13 @@
 
 mod change;
 mod cluster;
+mod diverged;
 mod explain;
+mod force;
 mod log;
 mod module;
 mod peer;
+mod plan;
 mod refusal;
 mod state;
 

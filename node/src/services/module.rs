@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use api::v1::module_server::{Module, ModuleServer};
 use api::v1::{
-    ChangeReply, ExplainReply, InstallReply, InstallRequest, LogLine, LogRequest, ModuleListReply,
+    ChangeReply, DiscardDivergedRequest, DivergedReply, DivergedRequest, ExplainReply,
+    ForceRequest, InstallReply, InstallRequest, LogLine, LogRequest, ModuleListReply,
     ModuleListRequest, ModuleRequest, ModuleStateReply, ModuleStateRequest,
 };
 use consensus::state::{AckMode, Command, MemberKind, ModuleName, ServerId, Wanted};
@@ -17,8 +18,9 @@ use tonic::{Request, Response, Status};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
 use super::cluster::parse;
+use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
-use super::{explain, log, peer, state};
+use super::{diverged, explain, force, log, peer, state};
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::packages;
@@ -50,49 +52,25 @@ impl ModuleService {
         let member = require_member(&self.daemon, what)?;
         let record = require_module(&member, what, &request.module)?;
         let servers = servers_named(&member, what, &record, &request.server)?;
-        let mut lines = Vec::new();
+        let mut change = Change::new(&member, what, &request.author, request.dry_run);
+        let mut done = Vec::new();
         for server in &servers {
-            let name = member.name_of(*server);
-            if request.dry_run {
-                lines.push(format!(
-                    "would set module {} on {name}: wanted {wanted}",
-                    record.name
-                ));
-                continue;
-            }
             let command = Command::SetWanted {
                 module: record.name.clone(),
                 server: *server,
                 wanted,
             };
-            commit(&member, command, &request.author, what).await?;
-            lines.push(format!("module {} on {name}: wanted {wanted}", record.name));
+            change.make(command).await?;
+            let name = member.name_of(*server);
+            done.push(format!("module {} on {name}: wanted {wanted}", record.name));
         }
-        self.reply(&member, request, &record.name, &servers, wanted, lines)
-            .await
-    }
-
-    async fn reply(
-        &self,
-        member: &Arc<Member>,
-        request: ModuleRequest,
-        module: &ModuleName,
-        servers: &[ServerId],
-        wanted: Wanted,
-        mut lines: Vec<String>,
-    ) -> Result<ChangeReply, Refusal> {
-        if request.wait_s > 0 && !request.dry_run {
-            let deadline = Duration::from_secs(request.wait_s);
-            lines.extend(
-                state::wait_until(&self.daemon, member, module, servers, wanted, deadline).await?,
-            );
-        }
-        let epoch = member
-            .state()
-            .modules
-            .get(module)
-            .map_or(0, |record| record.epoch.0);
-        Ok(ChangeReply { lines, epoch })
+        let lines = change.lines_or(done);
+        let goal = Settling {
+            module: &record.name,
+            servers: &servers,
+            wanted,
+        };
+        settled(&self.daemon, &member, &request, goal, lines).await
     }
 
     async fn claim_first(
@@ -110,32 +88,30 @@ impl ModuleService {
             );
         };
         let name = member.name_of(server);
-        if request.dry_run {
-            let lines = vec![format!(
-                "would make {name} primary of module {}, with its copy as it is",
-                record.name
-            )];
-            return Ok(ChangeReply {
-                lines,
-                epoch: record.epoch.0,
-            });
-        }
         let claim = Command::ClaimFirst {
             module: record.name.clone(),
             epoch: record.epoch,
             server,
         };
-        commit(&member, claim, &request.author, what).await?;
-        let lines = vec![format!("module {}: {name} is primary", record.name)];
-        self.reply(
-            &member,
-            request,
-            &record.name,
-            &servers,
-            Wanted::Started,
-            lines,
-        )
-        .await
+        let mut change = Change::new(&member, what, &request.author, request.dry_run);
+        let lacks_writes = !record.in_sync.is_empty() && !record.in_sync.contains(&server);
+        change.make(claim).await.map_err(|refusal| {
+            if lacks_writes {
+                refusal.next(format!(
+                    "wait for the other copy; to give its writes up instead (this shows what is lost): skcli module prim -m {} --server {name} --force",
+                    record.name
+                ))
+            } else {
+                refusal
+            }
+        })?;
+        let lines = change.lines_or(vec![format!("module {}: {name} is primary", record.name)]);
+        let goal = Settling {
+            module: &record.name,
+            servers: &servers,
+            wanted: Wanted::Started,
+        };
+        settled(&self.daemon, &member, &request, goal, lines).await
     }
 }
 
@@ -155,11 +131,15 @@ impl Module for ModuleService {
         let configuration = package.configuration();
         check_here(&member, WHAT, configuration, &servers).await?;
         let notices = package.notices().iter().map(ToString::to_string).collect();
-        let hash = consensus::state::PackageHash(package.hash());
-        if !request.dry_run {
-            packages::keep(&member, &request.package)
+        let mut change = Change::new(&member, WHAT, &request.author, request.dry_run);
+        if !change.is_dry_run() {
+            packages::keep(&member, request.package)
+                .await
                 .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
-            let command = Command::InstallModule {
+        }
+        let hash = consensus::state::PackageHash(package.hash());
+        change
+            .make(Command::InstallModule {
                 name,
                 servers,
                 package: hash,
@@ -174,12 +154,12 @@ impl Module for ModuleService {
                     .map(|dir| dir.display().to_string())
                     .collect(),
                 addresses: configuration.addresses(),
-            };
-            commit(&member, command, &request.author, WHAT).await?;
-        }
+            })
+            .await?;
         Ok(Response::new(InstallReply {
             package_hash: hash.to_string(),
             notices,
+            plan: change.lines(),
         }))
     }
 
@@ -192,24 +172,13 @@ impl Module for ModuleService {
         let member = require_member(&self.daemon, WHAT)?;
         let record = require_module(&member, WHAT, &request.module)?;
         let name = record.name;
-        if request.dry_run {
-            let lines = vec![format!(
-                "would remove module {name}; the replicated files stay"
-            )];
-            return Ok(Response::new(ChangeReply {
-                lines,
-                epoch: record.epoch.0,
-            }));
-        }
-        commit(
-            &member,
-            Command::UninstallModule { name: name.clone() },
-            &request.author,
-            WHAT,
-        )
-        .await?;
+        let mut change = Change::new(&member, WHAT, &request.author, request.dry_run);
+        change
+            .make(Command::UninstallModule { name: name.clone() })
+            .await?;
+        let done = format!("module {name} removed; the replicated files stay");
         Ok(Response::new(ChangeReply {
-            lines: vec![format!("module {name} removed; the replicated files stay")],
+            lines: change.lines_or(vec![done]),
             epoch: record.epoch.0,
         }))
     }
@@ -288,6 +257,27 @@ impl Module for ModuleService {
         Ok(Response::new(reply))
     }
 
+    async fn force(&self, request: Request<ForceRequest>) -> Result<Response<ChangeReply>, Status> {
+        let reply = force::force(&self.daemon, &request.into_inner()).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn diverged(
+        &self,
+        request: Request<DivergedRequest>,
+    ) -> Result<Response<DivergedReply>, Status> {
+        let reply = diverged::everywhere(&self.daemon, &request.into_inner()).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn discard_diverged(
+        &self,
+        request: Request<DiscardDivergedRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let reply = diverged::discard(&self.daemon, request.into_inner()).await?;
+        Ok(Response::new(reply))
+    }
+
     async fn second(
         &self,
         request: Request<ModuleRequest>,
@@ -342,6 +332,39 @@ impl Module for ModuleService {
             steps: explain::steps(&member.state(), &record.name),
         }))
     }
+}
+
+/// What a caller may wait for.
+#[derive(Clone, Copy)]
+pub(super) struct Settling<'a> {
+    pub(super) module: &'a ModuleName,
+    pub(super) servers: &'a [ServerId],
+    pub(super) wanted: Wanted,
+}
+
+/// The answer to a change, once it has come about when the caller wants to wait for that.
+pub(super) async fn settled(
+    daemon: &Arc<Daemon>,
+    member: &Arc<Member>,
+    request: &ModuleRequest,
+    goal: Settling<'_>,
+    mut lines: Vec<String>,
+) -> Result<ChangeReply, Refusal> {
+    let Settling {
+        module,
+        servers,
+        wanted,
+    } = goal;
+    if request.wait_s > 0 && !request.dry_run {
+        let deadline = Duration::from_secs(request.wait_s);
+        lines.extend(state::wait_until(daemon, member, module, servers, wanted, deadline).await?);
+    }
+    let epoch = member
+        .state()
+        .modules
+        .get(module)
+        .map_or(0, |record| record.epoch.0);
+    Ok(ChangeReply { lines, epoch })
 }
 
 /// Commits a command in the name of `author`.

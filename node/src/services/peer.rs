@@ -10,7 +10,10 @@ use api::peer::v1::{
     ControlRequest, EnrolReply, EnrolRequest, FetchPackageReply, FetchPackageRequest, KnownMember,
     ReportRequest, Verb,
 };
-use api::v1::{ChangeReply, ModuleRequest, ServerModuleReply};
+use api::v1::{
+    ChangeReply, DiscardDivergedRequest, DivergedRequest, DivergedServer, ModuleRequest,
+    ServerModuleReply,
+};
 use consensus::state::{
     Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId,
 };
@@ -20,6 +23,7 @@ use tonic::{Request, Response, Status};
 use super::change::{CHANGE_DEADLINE, require_member, require_module};
 use super::cluster::parse;
 use super::module::commit;
+use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
 use crate::agent::{self, RestartRefused, SwapRefused};
 use crate::daemon::Daemon;
@@ -203,6 +207,30 @@ impl Peer for PeerService {
         )))
     }
 
+    async fn diverged(
+        &self,
+        request: Request<DivergedRequest>,
+    ) -> Result<Response<DivergedServer>, Status> {
+        const WHAT: &str = "there is nothing to list";
+        self.require_peer(&request)?;
+        let record = require_module(&self.member, WHAT, &request.into_inner().module)?;
+        let reply = super::diverged::here(&self.daemon, &self.member, &record).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn discard_diverged(
+        &self,
+        request: Request<DiscardDivergedRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        const WHAT: &str = "nothing was discarded";
+        self.require_peer(&request)?;
+        let request = request.into_inner();
+        let record = require_module(&self.member, WHAT, &request.module)?;
+        let reply =
+            super::diverged::discard_here(&self.daemon, &self.member, &record, request.id).await?;
+        Ok(Response::new(reply))
+    }
+
     async fn control(
         &self,
         request: Request<ControlRequest>,
@@ -280,13 +308,17 @@ async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<Cha
         );
     }
     if request.dry_run {
-        let peer = member.name_of(agent::peer_of(&record, member.id()));
-        let line = format!(
-            "would stop {} on {}, then start it on {peer}",
-            record.name, member.identity.server
-        );
+        let mut change = Change::new(&member, WHAT, &request.author, true);
+        change
+            .make(Command::Switchover {
+                module: record.name.clone(),
+                epoch: record.epoch,
+                from: member.id(),
+                to: agent::peer_of(&record, member.id()),
+            })
+            .await?;
         return Ok(ChangeReply {
-            lines: vec![line],
+            lines: change.lines(),
             epoch: record.epoch.0,
         });
     }
@@ -328,10 +360,19 @@ async fn restart_here(
         epoch: record.epoch.0,
     };
     if request.dry_run {
-        return Ok(reply(format!(
-            "would stop and start {} on {}",
-            record.name, member.identity.server
-        )));
+        return Ok(ChangeReply {
+            lines: vec![
+                format!(
+                    "would be: {} stopped and started again on {}; no role changes",
+                    record.name, member.identity.server
+                ),
+                format!(
+                    "risk: clients of {} wait as long as that takes",
+                    record.name
+                ),
+            ],
+            epoch: record.epoch.0,
+        });
     }
     let (done, answer) = oneshot::channel();
     ask_agent(daemon, &record.name, agent::Request::Restart { done }, WHAT)?;

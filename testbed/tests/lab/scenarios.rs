@@ -66,3 +66,18 @@ fn blackout() {
 fn witness_lost() {
     one_round("witness_lost");
 }
+
+#[test]
+fn alone_without_quorum() {
+    one_round("alone_without_quorum");
+}
+
+#[test]
+fn addition_open_over_restart() {
+    one_round("addition_open_over_restart");
+}
+
+#[test]
+fn force() {
+    one_round("force");
+}

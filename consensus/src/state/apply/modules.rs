@@ -60,6 +60,7 @@ impl ClusterState {
             in_sync: BTreeSet::new(),
             received_only: BTreeSet::new(),
             identical: false,
+            diverged: BTreeMap::new(),
             wanted: BTreeMap::from(servers.map(|server| (server, Wanted::Stopped))),
             ack: settings.ack,
             package: settings.package,
@@ -97,6 +98,9 @@ impl ClusterState {
         }
         // Two whole copies of the old directories say nothing about the new ones; with one, it is clear which leads.
         let first_start_again = has_moved && changed.in_sync.len() > 1;
+        if has_moved {
+            changed.diverged.clear();
+        }
         if first_start_again {
             changed.in_sync.clear();
             changed.epoch = record.epoch.next();

@@ -254,7 +254,7 @@ impl ClusterState {
         })
     }
 
-    fn check_up(&self, module: &ModuleName, server: ServerId) -> Result<(), Rejection> {
+    pub(super) fn check_up(&self, module: &ModuleName, server: ServerId) -> Result<(), Rejection> {
         if self.is_down(server) {
             return Err(Rejection::CountsAsDown {
                 module: module.clone(),

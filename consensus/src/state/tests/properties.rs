@@ -106,6 +106,23 @@ fn command() -> impl Strategy<Value = (Command, u8)> {
             epoch,
             server
         }),
+        (module(), server()).prop_map(move |(module, server)| Command::Force {
+            module,
+            epoch,
+            server,
+            reason: "drill".to_owned(),
+        }),
+        (module(), server()).prop_map(move |(module, server)| Command::DiscardDiverged {
+            module,
+            server,
+            since: epoch,
+        }),
+        (module(), server()).prop_map(move |(module, server)| Command::ApplicationStarted {
+            module,
+            epoch,
+            server,
+            after_ms: 1,
+        }),
     ];
     let presence = prop_oneof![
         (server(), small()).prop_map(|(server, run)| Command::ServerStarted {
@@ -170,7 +187,8 @@ fn at_epoch(state: &ClusterState, command: Command, behind: u8) -> Command {
     | Command::AddSecondary { module, epoch, .. }
     | Command::Switchover { module, epoch, .. }
     | Command::StepDown { module, epoch, .. }
-    | Command::TakeOver { module, epoch, .. } = &mut command
+    | Command::TakeOver { module, epoch, .. }
+    | Command::Force { module, epoch, .. } = &mut command
     {
         let current = state.modules.get(module).map_or(1, |record| record.epoch.0);
         *epoch = Epoch(current.saturating_sub(u64::from(behind)));
@@ -183,6 +201,7 @@ fn check_step(
     before: &ClusterState,
     after: &ClusterState,
     is_refused: bool,
+    forced: Option<&ModuleName>,
 ) -> Result<(), TestCaseError> {
     after
         .validate()
@@ -206,6 +225,11 @@ fn check_step(
                 name
             );
             prop_assert!(record.last_cause > earlier.last_cause);
+        }
+        if forced == Some(name) {
+            // The one exception, and what it gives up is on record.
+            prop_assert!(is_refused || record.diverged.keys().eq(earlier.in_sync.iter()));
+            continue;
         }
         if let Some(primary) = record.primary.filter(|_| !earlier.in_sync.is_empty()) {
             prop_assert!(
@@ -234,7 +258,11 @@ proptest! {
             let proposal = Proposal { command, author: "s1".into(), evidence: "test".into(), at_unix_ms: index };
             let before = state.clone();
             let result = state.apply(index, &proposal);
-            check_step(&before, &state, result.is_err())?;
+            let forced = match &proposal.command {
+                Command::Force { module, .. } if result.is_ok() => Some(module),
+                _ => None,
+            };
+            check_step(&before, &state, result.is_err(), forced)?;
             log.push((index, proposal, result));
         }
         // Members replay the same log, some of them from a snapshot.

@@ -111,9 +111,8 @@ impl Script {
             },
             "start" | "declare" | "withdraw" => self.presence_command(words),
             "install" | "reconfigure" | "uninstall" => self.module_command(words),
-            "want" | "claim" | "drop" | "add" | "swap" | "stepdown" | "takeover" => {
-                self.role_command(words)
-            }
+            "want" | "claim" | "drop" | "add" | "swap" | "stepdown" | "takeover" | "force"
+            | "discard" | "serves" => self.role_command(words),
             other => panic!("unknown command {other:?}"),
         }
     }
@@ -266,6 +265,23 @@ impl Script {
                 epoch,
                 server,
             },
+            "force" => Command::Force {
+                module,
+                epoch,
+                server,
+                reason: words.options.get("reason").unwrap_or(&"").replace('_', " "),
+            },
+            "discard" => Command::DiscardDiverged {
+                module,
+                server,
+                since: epoch,
+            },
+            "serves" => Command::ApplicationStarted {
+                module,
+                epoch,
+                server,
+                after_ms: 800,
+            },
             _ => {
                 let reason = match words.at(3) {
                     "stopped" => StepDownReason::Stopped,
@@ -347,6 +363,14 @@ impl Script {
         if record.identical {
             text.push_str(", identical");
         }
+        for (server, since) in &record.diverged {
+            write!(
+                text,
+                ", {} diverged at epoch {since}",
+                self.names([*server])
+            )
+            .unwrap();
+        }
         text
     }
 
@@ -361,7 +385,14 @@ impl Script {
     }
 }
 
-type Roles = (Epoch, Option<ServerId>, Vec<ServerId>, Vec<ServerId>, bool);
+type Roles = (
+    Epoch,
+    Option<ServerId>,
+    Vec<ServerId>,
+    Vec<ServerId>,
+    bool,
+    BTreeMap<ServerId, Epoch>,
+);
 
 fn roles(record: &MirrorRecord) -> Roles {
     let list = |set: &std::collections::BTreeSet<ServerId>| set.iter().copied().collect();
@@ -371,6 +402,7 @@ fn roles(record: &MirrorRecord) -> Roles {
         list(&record.in_sync),
         list(&record.received_only),
         record.identical,
+        record.diverged.clone(),
     )
 }
 

@@ -15,6 +15,16 @@ pub enum ApplyError {
         /// Why it failed.
         errno: Errno,
     },
+    /// What only this copy has cannot be set aside before it is changed.
+    #[error(
+        "no room to set a diverged file aside: {needed} bytes are needed, {free} may be used; make room, or give it up with `skcli module diverged --discard`"
+    )]
+    NoRoom {
+        /// Bytes that the file takes.
+        needed: u64,
+        /// Bytes that may be used: some are left free.
+        free: u64,
+    },
     /// The primary names an object that it has not introduced.
     #[error("object {} is not known in this session", .0.0)]
     Unbound(FileId),
@@ -34,6 +44,7 @@ impl ApplyError {
     pub fn errno(&self) -> i32 {
         match self {
             ApplyError::System { errno, .. } => errno.raw_os_error(),
+            ApplyError::NoRoom { .. } => Errno::NOSPC.raw_os_error(),
             ApplyError::Unbound(_) => Errno::BADF.raw_os_error(),
             ApplyError::AlreadyBound(_) => Errno::EXIST.raw_os_error(),
             ApplyError::WrongKind(_) | ApplyError::NotListed(_) => Errno::INVAL.raw_os_error(),

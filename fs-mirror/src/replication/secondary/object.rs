@@ -18,6 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::{ApplyError, during};
+use crate::aside::Keeper;
 use crate::replication::change::{AttributeChange, Attributes, FileId, Time};
 
 /// Files that stay open for reading and writing.
@@ -37,6 +38,11 @@ impl Inode {
             number: stat.st_ino,
         }
     }
+
+    /// Its number in its file system.
+    pub(crate) fn number(self) -> u64 {
+        self.number
+    }
 }
 
 /// One object.
@@ -49,6 +55,14 @@ pub(crate) struct Object {
     pub(crate) fd: OwnedFd,
     content: Mutex<Option<Arc<OwnedFd>>>,
     was_used: AtomicBool,
+    risk: Option<Risk>,
+}
+
+/// The content may be this copy's own: it is set aside before its first change.
+#[derive(Debug)]
+struct Risk {
+    keeper: Arc<Keeper>,
+    is_kept: Mutex<bool>,
 }
 
 /// Files that are open now. When there are too many, one that was not used lately is closed.
@@ -64,7 +78,31 @@ impl Object {
             fd,
             content: Mutex::new(None),
             was_used: AtomicBool::new(true),
+            risk: None,
         }
+    }
+
+    /// The same, found here and not made by this session: what only this copy has goes to `keeper`, if there is one.
+    pub(crate) fn found(self, keeper: Option<&Arc<Keeper>>) -> Object {
+        let is_file = self.file_type == FileType::RegularFile;
+        let risk = keeper.filter(|_| is_file).map(|keeper| Risk {
+            keeper: keeper.clone(),
+            is_kept: Mutex::new(false),
+        });
+        Object { risk, ..self }
+    }
+
+    /// To be called before anything of the content is changed or its last name goes.
+    pub(crate) fn keep_own_content(&self) -> Result<(), ApplyError> {
+        let Some(risk) = self.risk.as_ref().filter(|risk| !risk.keeper.is_over()) else {
+            return Ok(());
+        };
+        let mut is_kept = risk.is_kept.lock();
+        if !*is_kept {
+            risk.keeper.keep_content(&self.fd, self.inode)?;
+            *is_kept = true;
+        }
+        Ok(())
     }
 
     pub(crate) fn is_directory(&self) -> bool {
@@ -114,6 +152,7 @@ impl Object {
         mut offset: u64,
         mut data: &[u8],
     ) -> Result<(), ApplyError> {
+        self.keep_own_content()?;
         let content = self.content(open_files)?;
         while !data.is_empty() {
             match rustix::io::pwrite(&content, data, offset) {
@@ -156,6 +195,7 @@ impl Object {
         offset: u64,
         length: u64,
     ) -> Result<(), ApplyError> {
+        self.keep_own_content()?;
         let content = self.content(open_files)?;
         let flags = FallocateFlags::from_bits_retain(mode);
         rustix::fs::fallocate(&content, flags, offset, length).map_err(during("allocate space"))
@@ -220,6 +260,7 @@ impl Object {
         change: &AttributeChange,
     ) -> Result<(), ApplyError> {
         if let Some(size) = change.size {
+            self.keep_own_content()?;
             let content = self.content(open_files)?;
             rustix::fs::ftruncate(&content, size).map_err(during("truncate"))?;
         }

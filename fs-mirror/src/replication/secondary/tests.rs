@@ -1,5 +1,6 @@
 //! The secondary against a real directory, driven by the replicator over a real link.
 
+mod aside;
 mod hostile;
 mod trees;
 
@@ -28,11 +29,25 @@ impl Mirror {
     }
 
     fn over(source: tempfile::TempDir, copy: TestCopy) -> Mirror {
+        Mirror::with(source, copy, Options::default())
+    }
+
+    /// The copy was left behind by a force.
+    fn diverged(source: tempfile::TempDir, copy: TestCopy, since: Epoch) -> Mirror {
+        let options = Options {
+            diverged_since: Some(since),
+            ..Options::default()
+        };
+        Mirror::with(source, copy, options)
+    }
+
+    fn with(source: tempfile::TempDir, copy: TestCopy, options: Options) -> Mirror {
         let gate = Arc::new(Gate::open_forever());
         let replicator =
             Arc::new(Replicator::start(Epoch(3), false, gate, Box::new(|_| {})).unwrap());
         let mut primary = Primary::alone(source.path().to_owned());
-        let (session, ended) = connect(&replicator, &copy, &hello(3, 1), &primary).unwrap();
+        let (session, ended) =
+            connect(&replicator, &copy, &hello(3, 1), &primary, options).unwrap();
         primary.attach(replicator.clone());
         Mirror {
             source,
@@ -59,6 +74,7 @@ fn connect(
     copy: &TestCopy,
     hello: &Hello,
     primary: &Primary,
+    options: Options,
 ) -> Result<Connected, AttachError> {
     let (client, mut server) = links();
     let (told, ended) = mpsc::channel();
@@ -68,7 +84,7 @@ fn connect(
             .read_hello(crate::replication::testing::PATIENCE)
             .unwrap();
         let on_end = Box::new(move |cause| drop(told.send(cause)));
-        ApplySession::accept(copy, server, &hello, Options::default(), on_end)
+        ApplySession::accept(copy, server, &hello, options, on_end)
     });
     let attached = replicator.attach(client, hello, primary.answers.clone());
     let accepted = accepting.join().unwrap();

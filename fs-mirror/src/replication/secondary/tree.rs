@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::error::{ApplyError, during};
 use super::object::{Inode, Object, OpenFiles, ProcPath};
+use crate::aside::Keeper;
 use crate::replication::change::{Attributes, FileId, Kind};
 
 /// A name in a directory.
@@ -28,16 +29,18 @@ pub(crate) struct Tree {
     /// An inode has one number at a time. Its descriptor is held, so its inode number is not used again meanwhile.
     by_inode: HashMap<Inode, FileId>,
     pub(crate) open_files: Arc<OpenFiles>,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Tree {
-    /// The directory itself is bound from the beginning.
-    pub(crate) fn new(root: OwnedFd) -> Result<Tree, ApplyError> {
+    /// The directory itself is bound from the beginning. What only this copy has goes to `keeper` before it is changed.
+    pub(crate) fn new(root: OwnedFd, keeper: Option<Arc<Keeper>>) -> Result<Tree, ApplyError> {
         let stat = rustix::fs::fstat(&root).map_err(during("stat"))?;
         let mut tree = Tree {
             by_id: HashMap::new(),
             by_inode: HashMap::new(),
             open_files: Arc::new(OpenFiles::default()),
+            keeper,
         };
         tree.insert(Object::new(FileId::ROOT, root, &stat))?;
         Ok(tree)
@@ -57,6 +60,26 @@ impl Tree {
             Ok(object)
         } else {
             Err(ApplyError::WrongKind(file))
+        }
+    }
+
+    /// Where what only this copy has is kept, while there may be such a thing.
+    pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.as_ref().filter(|keeper| !keeper.is_over())
+    }
+
+    /// The object that has the name is about to lose it to the application on the primary.
+    fn keep_own(&self, place: Place<'_>) -> Result<(), ApplyError> {
+        if self.keeper().is_none() {
+            return Ok(());
+        }
+        let Some((_, stat)) = self.look_up(place)? else {
+            return Ok(());
+        };
+        let object = self.by_inode.get(&Inode::of(&stat));
+        match object.and_then(|file| self.by_id.get(file)) {
+            Some(object) => object.keep_own_content(),
+            None => Ok(()),
         }
     }
 
@@ -159,6 +182,7 @@ impl Tree {
     }
 
     pub(crate) fn unlink(&self, place: Place<'_>) -> Result<(), ApplyError> {
+        self.keep_own(place)?;
         let directory = &self.directory(place.parent)?.fd;
         rustix::fs::unlinkat(directory, place.name, AtFlags::empty()).map_err(during("unlink"))
     }
@@ -180,6 +204,9 @@ impl Tree {
             &self.directory(to.parent)?.fd,
         );
         let flags = RenameFlags::from_bits_retain(flags);
+        if !flags.contains(RenameFlags::EXCHANGE) {
+            self.keep_own(to)?;
+        }
         rustix::fs::renameat_with(old, from.name, new, to.name, flags).map_err(during("rename"))
     }
 }

@@ -21,6 +21,7 @@ pub(crate) fn record(epoch: u64, primary: Option<ServerId>, in_sync: &[ServerId]
         directories: vec!["/srv/data".to_owned()],
         addresses: Vec::new(),
         identical: false,
+        diverged: BTreeMap::new(),
         received_only: BTreeSet::new(),
         last_cause: EventId(0),
     }

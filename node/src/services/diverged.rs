@@ -1,0 +1,242 @@
+//! `skcli module diverged`: what was set aside of copies that a force left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::peer::v1::peer_client::PeerClient;
+use api::v1::{
+    ChangeReply, DiscardDivergedRequest, DivergedFile, DivergedReply, DivergedRequest,
+    DivergedServer, DivergedSet,
+};
+use consensus::state::{Command, Epoch, EventKind, MirrorRecord, ServerId};
+use fs_mirror::{Aside, AsideFile, AsideSet};
+
+use super::change::{require_member, require_module, servers_named};
+use super::plan::Change;
+use super::refusal::{Refusal, chain};
+use crate::daemon::Daemon;
+use crate::member::Member;
+
+/// Files of a set that are named.
+const FILES_MAX: usize = 1000;
+/// How long another server may take to look through what it keeps.
+const LOOK_DEADLINE: Duration = Duration::from_secs(20);
+/// How long another server may take to remove it.
+const DISCARD_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What both servers keep.
+pub(super) async fn everywhere(
+    daemon: &Arc<Daemon>,
+    request: &DivergedRequest,
+) -> Result<DivergedReply, Refusal> {
+    const WHAT: &str = "there is nothing to list";
+    let member = require_member(daemon, WHAT)?;
+    let record = require_module(&member, WHAT, &request.module)?;
+    let mut servers = Vec::new();
+    for server in record.servers {
+        servers.push(if server == member.id() {
+            here(daemon, &member, &record).await?
+        } else {
+            ask(&member, &record, server).await
+        });
+    }
+    Ok(DivergedReply { servers })
+}
+
+async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> DivergedServer {
+    let asked = async {
+        let state = member.state();
+        let addresses = &state.members.get(&server)?.addresses;
+        let channel = member.dialer.channel(server, addresses).await.ok()?;
+        let request = DivergedRequest {
+            module: record.name.to_string(),
+        };
+        let reply = PeerClient::new(channel).diverged(request).await.ok()?;
+        Some(reply.into_inner())
+    };
+    match tokio::time::timeout(LOOK_DEADLINE, asked).await {
+        Ok(Some(reply)) => reply,
+        Ok(None) | Err(_) => DivergedServer {
+            server: member.name_of(server),
+            answers: false,
+            pending: pending(record, server),
+            sets: Vec::new(),
+        },
+    }
+}
+
+/// What this server keeps.
+pub(super) async fn here(
+    daemon: &Daemon,
+    member: &Arc<Member>,
+    record: &MirrorRecord,
+) -> Result<DivergedServer, Refusal> {
+    const WHAT: &str = "what is set aside cannot be listed";
+    let sets = match aside_of(daemon, record) {
+        None => Vec::new(),
+        Some(aside) => tokio::task::spawn_blocking(move || aside.sets(FILES_MAX))
+            .await
+            .map_err(|error| Refusal::failed(WHAT, chain(error)))?
+            .map_err(|error| Refusal::failed(WHAT, chain(error)))?,
+    };
+    Ok(DivergedServer {
+        server: member.name_of(member.id()),
+        answers: true,
+        pending: pending(record, member.id()),
+        sets: sets
+            .into_iter()
+            .map(|set| shown(member, record, set))
+            .collect(),
+    })
+}
+
+fn aside_of(daemon: &Daemon, record: &MirrorRecord) -> Option<Aside> {
+    daemon
+        .agent(&record.name)
+        .and_then(|agent| agent.report().borrow().aside.clone())
+}
+
+fn pending(record: &MirrorRecord, server: ServerId) -> u64 {
+    record.diverged.get(&server).map_or(0, |since| since.0)
+}
+
+fn shown(member: &Member, record: &MirrorRecord, set: AsideSet) -> DivergedSet {
+    let state = member.state();
+    let force = state.events.iter().find(|event| {
+        event.module.as_ref() == Some(&record.name)
+            && event.epoch == Some(Epoch(set.since.0))
+            && matches!(event.kind, EventKind::PrimaryForced { .. })
+    });
+    DivergedSet {
+        id: set.since.0,
+        directory: set.directory.display().to_string(),
+        why: force
+            .map(|event| format!("{} (by {})", event.kind, event.author))
+            .unwrap_or_default(),
+        files_total: set.files_total,
+        bytes_total: set.bytes_total,
+        files: set.files.into_iter().map(file).collect(),
+    }
+}
+
+fn file(file: AsideFile) -> DivergedFile {
+    DivergedFile {
+        path: file.path.display().to_string(),
+        size: file.size,
+        kept_at_unix_ms: file.at_unix_ms,
+        why: if file.is_removed {
+            "removed".to_owned()
+        } else {
+            "overwritten".to_owned()
+        },
+    }
+}
+
+/// Commits that a set is given up, then has its server remove it.
+pub(super) async fn discard(
+    daemon: &Arc<Daemon>,
+    request: DiscardDivergedRequest,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "nothing was discarded";
+    let member = require_member(daemon, WHAT)?;
+    let record = require_module(&member, WHAT, &request.module)?;
+    let list = format!("skcli module diverged -m {}", record.name);
+    let server = match servers_named(&member, WHAT, &record, &request.server)?.as_slice() {
+        &[server] => server,
+        _ => return Err(Refusal::invalid(WHAT, "name one server").next("--server NAME")),
+    };
+    let known = if server == member.id() {
+        here(daemon, &member, &record).await?
+    } else {
+        ask(&member, &record, server).await
+    };
+    if !known.answers {
+        let why = format!("{} does not answer", known.server);
+        return Err(Refusal::unavailable(WHAT, why).next("skcli cluster state"));
+    }
+    if known.pending != request.id && !known.sets.iter().any(|set| set.id == request.id) {
+        let why = format!("{} keeps no set {}", known.server, request.id);
+        return Err(Refusal::unknown(WHAT, why).next(list));
+    }
+    let mut change = Change::new(&member, WHAT, &request.author, request.dry_run);
+    change
+        .make(Command::DiscardDiverged {
+            module: record.name.clone(),
+            server,
+            since: Epoch(request.id),
+        })
+        .await?;
+    if change.is_dry_run() {
+        return Ok(ChangeReply {
+            lines: change.lines(),
+            epoch: record.epoch.0,
+        });
+    }
+    if server == member.id() {
+        discard_here(daemon, &member, &record, request.id).await
+    } else {
+        discard_at(&member, request, server).await
+    }
+}
+
+async fn discard_at(
+    member: &Arc<Member>,
+    request: DiscardDivergedRequest,
+    server: ServerId,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the set is given up, but not removed";
+    let name = member.name_of(server);
+    let state = member.state();
+    let addresses = state
+        .members
+        .get(&server)
+        .map(|each| each.addresses.clone())
+        .unwrap_or_default();
+    let asked = async {
+        let channel = member
+            .dialer
+            .channel(server, &addresses)
+            .await
+            .map_err(|error| Refusal::unavailable(WHAT, format!("{name}: {error}")))?;
+        PeerClient::new(channel)
+            .discard_diverged(request)
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| Refusal::passed_on(WHAT, &name, &status))
+    };
+    match tokio::time::timeout(DISCARD_DEADLINE, asked).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Refusal::unavailable(WHAT, format!("{name} is still at it"))),
+    }
+}
+
+/// Removes a set of this server.
+pub(super) async fn discard_here(
+    daemon: &Daemon,
+    member: &Member,
+    record: &MirrorRecord,
+    id: u64,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the set is given up, but not removed";
+    let was_there = match aside_of(daemon, record) {
+        None => false,
+        Some(aside) => tokio::task::spawn_blocking(move || aside.discard(fs_mirror::Epoch(id)))
+            .await
+            .map_err(|error| Refusal::failed(WHAT, chain(error)))?
+            .map_err(|error| Refusal::failed(WHAT, chain(error)))?,
+    };
+    let name = member.name_of(member.id());
+    let line = if was_there {
+        format!("module {}: set {id} on {name} is removed", record.name)
+    } else {
+        format!(
+            "module {}: nothing will be set aside of the copy on {name}",
+            record.name
+        )
+    };
+    tracing::info!(module = %record.name, id, was_there, "discarded what was set aside");
+    Ok(ChangeReply {
+        lines: vec![line],
+        epoch: record.epoch.0,
+    })
+}

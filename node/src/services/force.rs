@@ -1,0 +1,110 @@
+//! `skcli module prim --force`: leads with a copy that lacks acknowledged writes (R6).
+
+use std::sync::Arc;
+
+use api::v1::{ChangeReply, ForceRequest, ModuleRequest};
+use consensus::state::{Command, Epoch, MirrorRecord, Wanted};
+
+use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
+use super::module::{Settling, settled};
+use super::plan::Change;
+use super::refusal::Refusal;
+use crate::daemon::Daemon;
+use crate::member::Member;
+
+const WHAT: &str = "nobody was made primary by force";
+
+/// Checks what was typed, then commits it, or shows what it would do.
+pub(super) async fn force(
+    daemon: &Arc<Daemon>,
+    request: &ForceRequest,
+) -> Result<ChangeReply, Refusal> {
+    let member = require_member(daemon, WHAT)?;
+    let record = require_module(&member, WHAT, &request.module)?;
+    // The epoch on record here may be old: what the majority knows is what is typed back.
+    let record = match member.consensus.read_index(CHANGE_DEADLINE).await {
+        Ok(state) => state.modules.get(&record.name).cloned().unwrap_or(record),
+        Err(_) => return Err(no_majority(&member, &record)),
+    };
+    let servers = servers_named(&member, WHAT, &record, &request.server)?;
+    let &[server] = servers.as_slice() else {
+        let why = "one server leads: name it";
+        return Err(Refusal::invalid(WHAT, why).next("--server NAME"));
+    };
+    let epoch = match request.epoch {
+        0 if request.dry_run => record.epoch,
+        typed => Epoch(typed),
+    };
+    let name = member.name_of(server);
+    let reason = match request.reason.trim() {
+        // Not typed yet: it is asked for after the plan was read.
+        "" if request.dry_run => "...",
+        typed => typed,
+    };
+    let mut change = Change::new(&member, WHAT, &request.author, request.dry_run).because(reason);
+    change
+        .make(Command::Force {
+            module: record.name.clone(),
+            epoch,
+            server,
+            reason: reason.to_owned(),
+        })
+        .await?;
+    let mut lines = change.lines();
+    if change.is_dry_run() {
+        lines.push(format!(
+            "to do it: skcli module prim -m {} --server {name} --force --epoch {epoch} --reason TEXT",
+            record.name
+        ));
+    } else {
+        lines.push(format!(
+            "module {}: {name} is primary by force",
+            record.name
+        ));
+    }
+    let waited = ModuleRequest {
+        module: request.module.clone(),
+        server: request.server.clone(),
+        dry_run: request.dry_run,
+        author: request.author.clone(),
+        wait_s: request.wait_s,
+    };
+    let goal = Settling {
+        module: &record.name,
+        servers: &servers,
+        wanted: Wanted::Started,
+    };
+    settled(daemon, &member, &waited, goal, lines).await
+}
+
+/// A force is itself an entry of the log. Whoever could lead without one would not be the only one.
+fn no_majority(member: &Arc<Member>, record: &MirrorRecord) -> Refusal {
+    let state = member.state();
+    let status = member.consensus.status();
+    let me = member.id();
+    let voters: Vec<String> = state
+        .voters()
+        .iter()
+        .map(|voter| {
+            let heard = status
+                .heard
+                .iter()
+                .filter(|((server, _), _)| server == voter)
+                .filter_map(|(_, age)| *age)
+                .min();
+            let how = match heard {
+                _ if *voter == me => "this server".to_owned(),
+                Some(age) => format!("heard {:.1} s ago", age.as_secs_f64()),
+                None => "not heard".to_owned(),
+            };
+            format!("{} ({how})", member.name_of(*voter))
+        })
+        .collect();
+    let why = format!(
+        "a force counts only when a majority of the voters has it on record, or two servers could lead {}: {}",
+        record.name,
+        voters.join(", ")
+    );
+    Refusal::unavailable(WHAT, why)
+        .next("start sknode on the missing voters, then: skcli cluster state")
+}
