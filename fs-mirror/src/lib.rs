@@ -7,6 +7,7 @@
 
 mod alone;
 mod aside;
+mod content;
 pub mod copy;
 mod epoch;
 pub mod fs;

@@ -5,13 +5,13 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, Timestamps, Uid};
 use rustix::fs::{chmod, chownat, fallocate, fdatasync, fsync, ftruncate, utimensat};
-use rustix::io::pwrite;
 
 use super::attributes::{self, SetAttributes, timespec};
 use super::errno::Errno;
 use super::handles::{FileHandle, HandleId};
 use super::inodes::{Inode, NodeId, Order};
 use super::{Attributes, Caller, Changed, Fs, SMALL_CHANGE_BYTES};
+use crate::content::{self, Written};
 use crate::replication::change::{AttributeChange, Change};
 use crate::replication::shipping::{Completion, Ticket};
 
@@ -277,15 +277,11 @@ fn shipped_change(set: SetAttributes, stat: &rustix::fs::Stat) -> AttributeChang
 
 /// Writes everything unless the file system is full before, and says how far.
 fn write_full(file: impl AsFd, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-    let mut written = 0;
-    while written < data.len() {
-        match pwrite(&file, &data[written..], offset + written as u64) {
-            Ok(0) => break,
-            Ok(more) => written += more,
-            Err(Errno::INTR) => {}
-            Err(_) if written > 0 => break,
-            Err(e) => return Err(e),
-        }
+    match content::write(file, offset, data) {
+        Written {
+            bytes: 0,
+            failure: Some(errno),
+        } => Err(errno),
+        Written { bytes, .. } => Ok(bytes),
     }
-    Ok(written)
 }

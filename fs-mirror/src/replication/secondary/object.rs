@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::error::{ApplyError, during};
 use crate::aside::Keeper;
+use crate::content;
 use crate::replication::change::{AttributeChange, Attributes, FileId, Time};
 
 /// Files that stay open for reading and writing.
@@ -149,23 +150,15 @@ impl Object {
     pub(crate) fn write(
         self: &Arc<Self>,
         open_files: &OpenFiles,
-        mut offset: u64,
-        mut data: &[u8],
+        offset: u64,
+        data: &[u8],
     ) -> Result<(), ApplyError> {
         self.keep_own_content()?;
         let content = self.content(open_files)?;
-        while !data.is_empty() {
-            match rustix::io::pwrite(&content, data, offset) {
-                Ok(0) => return Err(during("write to file")(Errno::IO)),
-                Ok(written) => {
-                    data = &data[written..];
-                    offset += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(during("write to file")(errno)),
-            }
+        match content::write(&content, offset, data).failure {
+            None => Ok(()),
+            Some(errno) => Err(during("write to file")(errno)),
         }
-        Ok(())
     }
 
     /// Fills `buffer` from `offset`; gives how much there was.
