@@ -16,6 +16,7 @@ pub mod liveness;
 mod liveness_shell;
 mod raft;
 pub mod state;
+pub mod untrusted;
 
 pub use clock::now as boot_time;
 pub use handle::{BootstrapError, Consensus, Options, StartError, Status};

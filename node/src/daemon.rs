@@ -33,6 +33,9 @@ const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
 
+/// How long answers to operators may take when everything else has ended.
+const LAST_ANSWERS_MAX: Duration = Duration::from_millis(500);
+
 /// One daemon.
 pub struct Daemon {
     /// Where things are on disk.
@@ -111,18 +114,23 @@ impl Daemon {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::debug!(%error, "nobody waits for this daemon to be ready");
         }
-        let mut stopping = self.stopping.subscribe();
-        let stop = async move {
-            if stopping.wait_for(|stopping| *stopping).await.is_err() {
-                tracing::debug!("the daemon is gone");
-            }
+        let ended = is_set(self.ended.subscribe());
+        let mut serving =
+            std::pin::pin!(router.serve_with_incoming_shutdown(control.incoming(), ended));
+        let left = async {
+            is_set(self.stopping.subscribe()).await;
+            self.leave().await;
         };
-        router
-            .serve_with_incoming_shutdown(control.incoming(), stop)
-            .await?;
-        self.leave().await;
+        tokio::select! {
+            served = &mut serving => served?,
+            () = left => {}
+        }
         self.ended.send_replace(true);
-        Ok(())
+        // An answer on its way to an operator gets a moment. A client that follows events, or hangs, keeps nobody here.
+        match tokio::time::timeout(LAST_ANSWERS_MAX, serving).await {
+            Ok(served) => Ok(served?),
+            Err(_elapsed) => Ok(()),
+        }
     }
 
     /// Ends every application in order, so that the other servers take over without waiting for a lease.
@@ -347,6 +355,13 @@ impl Daemon {
         let next = Incarnation(last + 1);
         replace_durably(&path, next.0.to_string().as_bytes())?;
         Ok(next)
+    }
+}
+
+/// Returns once the flag is set, or nobody is left to set it.
+async fn is_set(mut flag: watch::Receiver<bool>) {
+    if flag.wait_for(|is_set| *is_set).await.is_err() {
+        tracing::debug!("the daemon is gone");
     }
 }
 

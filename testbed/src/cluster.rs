@@ -250,6 +250,34 @@ impl Cluster {
         self.observer.cluster(&self.lab.root(server))
     }
 
+    /// Name of the leader of Raft as a member sees it.
+    ///
+    /// # Errors
+    /// It does not answer, or sees none.
+    pub fn leader_as_seen_by(&self, member: &str) -> anyhow::Result<String> {
+        let state = self.cluster_state(member)?;
+        let leader = state.members.into_iter().find(|m| m.id == state.leader);
+        leader
+            .map(|leader| leader.name)
+            .with_context(|| format!("{member} sees no leader"))
+    }
+
+    /// Name of the leader of Raft, when every member sees the same one.
+    ///
+    /// # Errors
+    /// One of them does not answer, or they do not agree.
+    pub fn leader(&self) -> anyhow::Result<String> {
+        let mut seen = Vec::new();
+        for node in &self.lab.topology().nodes {
+            seen.push(self.leader_as_seen_by(&node.name)?);
+        }
+        seen.dedup();
+        match &seen[..] {
+            [leader] => Ok(leader.clone()),
+            several => anyhow::bail!("seen as leaders: {}", several.join(", ")),
+        }
+    }
+
     /// State of the module as a server sees it.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 
 pub mod cgroup;
 pub mod clean;
+mod clocks;
 pub mod command_line;
 mod files;
 pub mod holder;
@@ -19,6 +20,7 @@ mod network;
 mod server;
 pub mod topology;
 
+pub use clocks::WallClock;
 pub use files::Site;
 pub use network::{Direction, LANS};
 pub use server::{Daemon, Server};
@@ -31,6 +33,9 @@ use network::Network;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+/// A stop signal is obeyed within this time.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Name of the client's namespace, beside the servers' names.
 pub const CLIENT: &str = "client";
@@ -204,6 +209,36 @@ impl Lab {
         self.server_mut(name)?.start_daemon(&program)
     }
 
+    /// From its next start on, the daemon of each server sees a wall clock of its own, and so does all it starts.
+    ///
+    /// # Errors
+    /// There is no C compiler.
+    pub fn own_wall_clocks(&mut self) -> anyhow::Result<()> {
+        let library = clocks::compile(self.site.directory())?;
+        for server in &mut self.servers {
+            clocks::set(server.clock(), WallClock::default())?;
+            server.preload(&library);
+        }
+        Ok(())
+    }
+
+    /// Moves the wall clock of a server that has its own.
+    ///
+    /// # Errors
+    /// No such server, or the plan cannot be written.
+    pub fn set_wall_clock(&self, name: &str, clock: WallClock) -> anyhow::Result<()> {
+        clocks::set(self.server(name)?.clock(), clock)
+    }
+
+    /// From its next start on, the daemon of a server sees a machine that has been up for so many seconds longer.
+    ///
+    /// # Errors
+    /// No such server.
+    pub fn set_boot_offset(&mut self, name: &str, seconds: i64) -> anyhow::Result<()> {
+        self.server_mut(name)?.set_boot_offset(seconds);
+        Ok(())
+    }
+
     /// SIGKILL to the daemon alone; the application stays.
     ///
     /// # Errors
@@ -225,6 +260,27 @@ impl Lab {
         Ok(cut)
     }
 
+    /// The daemon is stopped by a signal, as the kernel says.
+    ///
+    /// # Errors
+    /// It runs, or is gone.
+    pub fn verify_frozen(&self, name: &str) -> anyhow::Result<()> {
+        let pid = self
+            .server(name)?
+            .daemon_pid()
+            .with_context(|| format!("the daemon of {name} does not run"))?;
+        wait::until("a stopped daemon", FREEZE_DEADLINE, || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            let stat = stat.map_err(|e| e.to_string())?;
+            // The state follows the name, which is in parentheses and may contain anything.
+            match stat.rsplit_once(") ") {
+                Some((_, rest)) if rest.starts_with('T') => Ok(()),
+                Some(_) | None => Err(stat),
+            }
+        })?;
+        Ok(())
+    }
+
     /// SIGCONT to the daemon.
     ///
     /// # Errors
@@ -232,6 +288,16 @@ impl Lab {
     pub fn continue_daemon(&self, name: &str) -> anyhow::Result<()> {
         self.server(name)?
             .signal_daemon(rustix::process::Signal::CONT)
+    }
+
+    /// SIGTERM to the daemon; returns when it has ended.
+    ///
+    /// # Errors
+    /// It was not running, or does not end within `deadline`.
+    pub fn terminate_daemon(&mut self, name: &str, deadline: Duration) -> anyhow::Result<u64> {
+        let asked = wait::boot_ns();
+        self.server_mut(name)?.terminate_daemon(deadline)?;
+        Ok(asked)
     }
 
     /// Frames from one node to another are lost on one LAN; the link stays up and nobody is told.
@@ -242,33 +308,39 @@ impl Lab {
         self.network.cut(&[(direction, lan)])
     }
 
+    /// Several directions on several LANs, in the same instant. Returns boot time of the cut.
+    ///
+    /// # Errors
+    /// The filter of the switch refused.
+    pub fn cut_all(&self, directions: &[Direction<'_>], lans: &[usize]) -> anyhow::Result<u64> {
+        let mut cuts = Vec::new();
+        for direction in directions {
+            cuts.extend(lans.iter().map(|lan| (*direction, *lan)));
+        }
+        let at = wait::boot_ns();
+        self.network.cut(&cuts)?;
+        Ok(at)
+    }
+
     /// All frames of a node are lost, both ways, on all LANs, at once. Returns boot time of the cut.
     ///
     /// # Errors
     /// The filter of the switch refused.
     pub fn isolate(&self, name: &str) -> anyhow::Result<u64> {
-        let mut cuts = Vec::new();
-        for other in self.names().into_iter().filter(|other| *other != name) {
-            for lan in LANS {
-                cuts.push((
-                    Direction {
-                        from: name,
-                        to: other,
-                    },
-                    lan,
-                ));
-                cuts.push((
-                    Direction {
-                        from: other,
-                        to: name,
-                    },
-                    lan,
-                ));
-            }
-        }
-        let at = wait::boot_ns();
-        self.network.cut(&cuts)?;
-        Ok(at)
+        let others = self.names().into_iter().filter(|other| *other != name);
+        let both_ways = others.flat_map(|other| {
+            [
+                Direction {
+                    from: name,
+                    to: other,
+                },
+                Direction {
+                    from: other,
+                    to: name,
+                },
+            ]
+        });
+        self.cut_all(&both_ways.collect::<Vec<_>>(), &LANS)
     }
 
     /// Undoes every cut.
@@ -311,7 +383,12 @@ impl Lab {
                 .init_pid()
                 .with_context(|| format!("{name} has no power"))?,
         };
-        let mut entered = holder::enter(pid, self.server(place).ok().map(Server::cgroup), None)?;
+        let mut entered = holder::enter(&holder::Way {
+            pid,
+            cgroup: self.server(place).ok().map(Server::cgroup),
+            pid_file: None,
+            boot_offset_s: 0,
+        })?;
         entered.args(command);
         Ok(entered)
     }

@@ -1,11 +1,10 @@
 //! `testbed`: laboratories, scenarios, the demo and the benches of Sidekick.
 
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use testbed::lab::command_line::LabCommand;
 use testbed::scenario::command_line::ScenarioCommand;
-use testbed::{bench, demo, lab, ledger, scenario};
+use testbed::{bench, chaos, demo, fuzz, lab, ledger, matrix, scenario};
 
 /// Real Sidekick clusters on one machine: to play with, to test and to measure
 #[derive(Debug, Parser)]
@@ -23,6 +22,12 @@ enum Action {
     /// Named fault scenarios: list, run
     #[command(subcommand)]
     Scenario(ScenarioCommand),
+    /// Every one-way combination of lost links, in every state of a mirror
+    Matrix(matrix::Options),
+    /// Hostile bytes for everything that arrives from other members
+    Fuzz(fuzz::Options),
+    /// Random faults under load, an audit after each
+    Chaos(chaos::Options),
     /// The main job, narrated: a database that survives its primary
     Demo(demo::Options),
     /// The figures, as ratios against baselines measured in the same run
@@ -34,16 +39,7 @@ enum Action {
     #[command(name = "__init", hide = true)]
     Init,
     #[command(name = "__enter", hide = true)]
-    Enter {
-        #[arg(long)]
-        pid: u32,
-        #[arg(long)]
-        cgroup: Option<PathBuf>,
-        #[arg(long)]
-        pid_file: Option<PathBuf>,
-        #[arg(last = true)]
-        command: Vec<String>,
-    },
+    Enter(lab::holder::Entering),
     #[command(name = "__pass-through", hide = true)]
     PassThrough(bench::pass_through::Options),
     #[command(name = "__load", hide = true)]
@@ -71,17 +67,15 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Lab(command) => lab::command_line::run(command),
         Action::Scenario(command) => scenario::command_line::run(command),
+        Action::Matrix(options) => matrix::run(&options),
+        Action::Fuzz(options) => fuzz::run(&options),
+        Action::Chaos(options) => chaos::run(&options),
         Action::Demo(options) => demo::run(&options),
         Action::Bench(options) => bench::run(&options),
         Action::Ledger(options) => ledger::run(&options),
         Action::Hold { plan } => lab::holder::hold(&plan),
         Action::Init => lab::holder::init(),
-        Action::Enter {
-            pid,
-            cgroup,
-            pid_file,
-            command,
-        } => lab::holder::enter_and_run(pid, cgroup.as_deref(), pid_file.as_deref(), &command),
+        Action::Enter(entering) => lab::holder::enter_and_run(&entering),
         Action::PassThrough(options) => bench::pass_through::run(&options),
         Action::Load(options) => bench::load::run(&options),
     }

@@ -10,5 +10,5 @@ pub mod target;
 pub mod tree;
 pub mod wire;
 
-pub use recorder::{Recorder, Report};
+pub use recorder::{Load, Recorder, Report};
 pub use target::{Application, Target};

@@ -8,14 +8,17 @@ mod alone;
 mod arena;
 mod bad_input;
 mod blackout;
+mod clocks;
 pub mod command_line;
 mod failover;
 pub mod figures;
 mod force;
+mod links;
 mod survival;
 mod trees;
 
 pub use arena::Arena;
+pub(crate) use arena::{hold, ms_since};
 use figures::{Bound, Figures, Percentile};
 
 /// What a scenario needs before its first round.
@@ -53,6 +56,19 @@ const TAKEOVER: Bound = Bound {
     max: TAKEOVER_MS_MAX,
 };
 
+const STALL: Bound = Bound {
+    figure: "stall_ms",
+    percentile: Percentile::P99,
+    max: STALL_MS_MAX,
+};
+
+/// As `STALL`, for the longest of many.
+const STALL_GAP: Bound = Bound {
+    figure: "gap_ms",
+    percentile: Percentile::P99,
+    max: STALL_MS_MAX,
+};
+
 /// All scenarios.
 pub const ALL: &[Scenario] = &[
     Scenario {
@@ -71,7 +87,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "primary_daemon_frozen",
-        about: "the primary's daemon is stopped for 10 s and continued: it serves nothing of its former role",
+        about: "the primary's daemon is stopped for 10 s (--seconds) and continued: it serves nothing of its former role",
         start: Start::Mirrored,
         bounds: &[TAKEOVER],
         round: failover::primary_daemon_frozen,
@@ -84,6 +100,48 @@ pub const ALL: &[Scenario] = &[
         round: failover::primary_isolated,
     },
     Scenario {
+        name: "primary_daemon_paused",
+        about: "the primary's daemon is stopped for less than a lease: nothing moves",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: failover::primary_daemon_paused,
+    },
+    Scenario {
+        name: "pair_link_cut",
+        about: "the link of the pair is cut, in sync, reintegrating or switching over: the service stays",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: links::pair_link_cut,
+    },
+    Scenario {
+        name: "flapping_link",
+        about: "the link of the pair comes and goes for ten minutes (--minutes): no role moves, nothing grows",
+        start: Start::Mirrored,
+        bounds: &[STALL_GAP],
+        round: links::flapping_link,
+    },
+    Scenario {
+        name: "one_lan_lost",
+        about: "one of two LANs is lost: the primary stays, both copies are in sync over the other",
+        start: Start::Mirrored,
+        bounds: &[STALL],
+        round: links::one_lan_lost,
+    },
+    Scenario {
+        name: "clock_steps",
+        about: "wall clocks jump by hours, drift and flicker: no role moves, no writer waits",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: clocks::clock_steps,
+    },
+    Scenario {
+        name: "boot_clocks_differ",
+        about: "servers that have been up for different times agree on leases",
+        start: Start::Mirrored,
+        bounds: &[STALL],
+        round: clocks::boot_clocks_differ,
+    },
+    Scenario {
         name: "swap",
         about: "a planned switchover: no reintegration, the gap is the application's own stop and start",
         start: Start::Mirrored,
@@ -94,11 +152,7 @@ pub const ALL: &[Scenario] = &[
         name: "secondary_power_cut",
         about: "the secondary loses power; the writer stalls shortly and goes on alone",
         start: Start::Mirrored,
-        bounds: &[Bound {
-            figure: "stall_ms",
-            percentile: Percentile::P99,
-            max: STALL_MS_MAX,
-        }],
+        bounds: &[STALL],
         round: survival::secondary_power_cut,
     },
     Scenario {
@@ -118,6 +172,13 @@ pub const ALL: &[Scenario] = &[
         start: Start::Mirrored,
         bounds: &[],
         round: blackout::blackout,
+    },
+    Scenario {
+        name: "blackout_every_order",
+        about: "as blackout, with each of the six orders of return",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: blackout::blackout_every_order,
     },
     Scenario {
         name: "stale_server_starts_first",

@@ -248,7 +248,7 @@ fn exec(name: Option<&str>, place: &str, command: &[String]) -> anyhow::Result<E
         .join(&found.name)
         .join(place);
     let group = group.is_dir().then_some(group);
-    holder::enter_and_run(*pid, group.as_deref(), None, command)
+    holder::enter_and_run(&holder::Entering::plain(*pid, group, command.to_vec()))
 }
 
 fn list() -> anyhow::Result<ExitCode> {

@@ -75,6 +75,11 @@ impl Site {
         self.directory.join(name).join("sknode.log")
     }
 
+    /// Plan of a server's wall clock.
+    pub(super) fn server_clock(&self, name: &str) -> PathBuf {
+        self.directory.join(name).join("clock")
+    }
+
     /// File with the pid of a server's daemon.
     pub fn server_pid(&self, name: &str) -> PathBuf {
         self.directory.join(name).join("sknode.pid")

@@ -166,19 +166,32 @@ pub(super) fn probe() -> anyhow::Result<()> {
     Holder::start(&Plan::bare("probe")).map(drop)
 }
 
+/// The way into a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// Pid 1 inside.
+    pub(super) pid: u32,
+    /// Control group to enter.
+    pub(super) cgroup: Option<&'a Path>,
+    /// File that gets the pid of the command.
+    pub(super) pid_file: Option<&'a Path>,
+    /// Seconds that the machine seems to have been up for longer.
+    pub(super) boot_offset_s: i64,
+}
+
 /// A command that enters a server and then runs what is added to it as arguments.
-pub(super) fn enter(
-    pid: u32,
-    group: Option<&Path>,
-    pid_file: Option<&Path>,
-) -> anyhow::Result<Command> {
+pub(super) fn enter(way: &Way<'_>) -> anyhow::Result<Command> {
     let mut command = Command::new(files::program("testbed")?);
-    command.arg("__enter").arg("--pid").arg(pid.to_string());
-    if let Some(group) = group {
+    command.arg("__enter").arg("--pid").arg(way.pid.to_string());
+    if let Some(group) = way.cgroup {
         command.arg("--cgroup").arg(group);
     }
-    if let Some(pid_file) = pid_file {
+    if let Some(pid_file) = way.pid_file {
         command.arg("--pid-file").arg(pid_file);
+    }
+    if way.boot_offset_s != 0 {
+        let seconds = way.boot_offset_s.to_string();
+        command.arg("--boot-offset-s").arg(seconds);
     }
     command.arg("--");
     Ok(command)
@@ -252,23 +265,58 @@ fn mount_own(kind: &str, target: &str) -> anyhow::Result<()> {
         .with_context(|| format!("mount {target}"))
 }
 
+/// How `testbed __enter` is called.
+#[derive(Debug, clap::Args)]
+pub struct Entering {
+    /// Pid 1 of the server
+    #[arg(long)]
+    pid: u32,
+    /// Its control group
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    /// File that gets the pid of the command
+    #[arg(long)]
+    pid_file: Option<PathBuf>,
+    /// Seconds that the machine seems to have been up for longer
+    #[arg(long, default_value_t = 0)]
+    boot_offset_s: i64,
+    /// What to run
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+impl Entering {
+    /// A command in a server as it is.
+    pub(super) fn plain(pid: u32, cgroup: Option<PathBuf>, command: Vec<String>) -> Entering {
+        Entering {
+            pid,
+            cgroup,
+            pid_file: None,
+            boot_offset_s: 0,
+            command,
+        }
+    }
+}
+
 /// `testbed __enter`: runs a command inside a server.
 ///
 /// # Errors
 /// The server has no power, or the command cannot be started.
-pub fn enter_and_run(
-    pid: u32,
-    group: Option<&Path>,
-    pid_file: Option<&Path>,
-    command: &[String],
-) -> anyhow::Result<ExitCode> {
-    let (program, arguments) = command.split_first().context("no command given")?;
-    if let Some(group) = group {
+pub fn enter_and_run(entering: &Entering) -> anyhow::Result<ExitCode> {
+    let (program, arguments) = entering.command.split_first().context("no command given")?;
+    if let Some(group) = &entering.cgroup {
         std::fs::write(group.join("cgroup.procs"), "0").context("enter cgroup")?;
     }
     // Opened before the file system changes under us.
-    let pid_file = pid_file.map(std::fs::File::create).transpose()?;
-    namespaces::join_all(pid)?;
+    let pid_file = entering
+        .pid_file
+        .as_ref()
+        .map(std::fs::File::create)
+        .transpose()?;
+    if entering.boot_offset_s != 0 {
+        namespaces::shift_boot_time(entering.boot_offset_s)?;
+    }
+    namespaces::join_all(entering.pid)?;
     let mut child = Command::new(program)
         .args(arguments)
         .spawn()

@@ -76,6 +76,16 @@ pub fn unshare_all() -> anyhow::Result<()> {
     unshare(flags).context("make namespaces")
 }
 
+/// The next child sees boot time and monotonic time `seconds` later than they are.
+///
+/// # Errors
+/// The kernel has no time namespaces, or the time would be negative.
+pub fn shift_boot_time(seconds: i64) -> anyhow::Result<()> {
+    unshare(UnshareFlags::NEWTIME).context("make a time namespace")?;
+    let offsets = format!("boottime {seconds} 0\nmonotonic {seconds} 0\n");
+    std::fs::write("/proc/self/timens_offsets", offsets).context("shift boot time")
+}
+
 #[expect(
     unsafe_code,
     reason = "unshare is unsafe only for the flag FILES, which nobody here passes"

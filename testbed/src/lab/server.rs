@@ -2,7 +2,7 @@
 
 use super::cgroup;
 use super::files::Site;
-use super::holder::{self, Holder, Plan};
+use super::holder::{self, Holder, Plan, Way};
 use super::network::{LANS, Network};
 use super::topology::{Node, NodeKind};
 use anyhow::{Context as _, ensure};
@@ -36,6 +36,11 @@ pub struct Server {
     log: PathBuf,
     pid_file: PathBuf,
     cgroup: PathBuf,
+    clock: PathBuf,
+    /// The library that gives the daemon a wall clock of its own.
+    preloaded: Option<PathBuf>,
+    /// Seconds that the daemon's machine seems to have been up for longer.
+    boot_offset_s: i64,
     holder: Option<Holder>,
     daemon: Option<Daemon>,
 }
@@ -52,6 +57,9 @@ impl Server {
             log: site.server_log(&node.name),
             pid_file: site.server_pid(&node.name),
             cgroup: cgroup::create(site.id(), &node.name)?,
+            clock: site.server_clock(&node.name),
+            preloaded: None,
+            boot_offset_s: 0,
             holder: None,
             daemon: None,
             node,
@@ -76,6 +84,19 @@ impl Server {
     /// Log of its daemon.
     pub fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// Plan of its wall clock.
+    pub(super) fn clock(&self) -> &Path {
+        &self.clock
+    }
+
+    pub(super) fn preload(&mut self, library: &Path) {
+        self.preloaded = Some(library.to_owned());
+    }
+
+    pub(super) fn set_boot_offset(&mut self, seconds: i64) {
+        self.boot_offset_s = seconds;
     }
 
     /// Its root directory.
@@ -143,7 +164,16 @@ impl Server {
             .append(true)
             .open(&self.log)?;
         let _first_start = fs::remove_file(&self.pid_file);
-        let mut command = holder::enter(init, Some(&self.cgroup), Some(&self.pid_file))?;
+        let mut command = holder::enter(&Way {
+            pid: init,
+            cgroup: Some(&self.cgroup),
+            pid_file: Some(&self.pid_file),
+            boot_offset_s: self.boot_offset_s,
+        })?;
+        if let Some(library) = &self.preloaded {
+            command.env("LD_PRELOAD", library);
+            command.env("SIDEKICK_LAB_CLOCK", &self.clock);
+        }
         command.arg(program).arg("--root").arg(&self.root);
         command.args(["--log-format", "text"]);
         if self.node.kind == NodeKind::Witness {
@@ -179,6 +209,23 @@ impl Server {
         self.signal_daemon(Signal::KILL)?;
         if let Some(mut daemon) = self.daemon.take() {
             crate::wait::end_of(&mut daemon.entered, KILL_DEADLINE)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn terminate_daemon(&mut self, deadline: Duration) -> anyhow::Result<()> {
+        self.signal_daemon(Signal::TERM)?;
+        if let Some(mut daemon) = self.daemon.take() {
+            let ended = crate::wait::end_of(&mut daemon.entered, deadline)?;
+            if ended.is_none() {
+                // Only the process that entered the server was killed; the daemon must not outlive our knowledge of it.
+                holder::kill(daemon.pid, Signal::KILL)?;
+            }
+            ensure!(
+                ended.is_some(),
+                "the daemon of {} did not end within {deadline:?} after SIGTERM",
+                self.node.name
+            );
         }
         Ok(())
     }

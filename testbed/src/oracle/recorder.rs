@@ -19,6 +19,18 @@ use std::time::Duration;
 /// Between two attempts to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Between two looks whether a pause is over.
+const PAUSE_LOOK: Duration = Duration::from_millis(5);
+
+/// How hard the client writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Writers at the same time, each with one row in the air.
+    pub writers: usize,
+    /// Rest of each writer between two rows: long runs do not measure speed, and what they write has to be read back.
+    pub rest: Duration,
+}
+
 /// One acknowledgement.
 #[derive(Debug, Clone, Copy)]
 struct Acknowledged {
@@ -40,6 +52,8 @@ struct Shared {
     target: Target,
     record: Mutex<Record>,
     next: AtomicU64,
+    rest: Duration,
+    is_paused: AtomicBool,
     must_stop: AtomicBool,
     started_ns: u64,
 }
@@ -68,18 +82,18 @@ pub struct Report {
 }
 
 impl Recorder {
-    /// Starts `writers` concurrent writers in a network namespace; each acknowledgement is also appended to `log`.
+    /// Starts the writers in a network namespace; each acknowledgement is also appended to `log`.
     ///
     /// # Errors
     /// The application does not answer at all, or the log cannot be made.
     pub fn start(
         network: NetworkHandle,
         target: Target,
-        writers: usize,
+        load: Load,
         log: PathBuf,
     ) -> anyhow::Result<Recorder> {
         network.within(|| runtime()?.block_on(target::prepare(target)))?;
-        let existing = network.within(|| runtime()?.block_on(target::rows(target)))?;
+        let existing = network.within(|| runtime()?.block_on(target::rows(target, 0)))?;
         let first = existing.last().map_or(1, |last| last + 1);
         let file = File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let shared = Arc::new(Shared {
@@ -89,6 +103,8 @@ impl Recorder {
                 ..Record::default()
             }),
             next: AtomicU64::new(first),
+            rest: load.rest,
+            is_paused: AtomicBool::new(false),
             must_stop: AtomicBool::new(false),
             started_ns: boot_ns(),
         });
@@ -96,7 +112,7 @@ impl Recorder {
         let thread = std::thread::spawn(move || {
             inside.enter()?;
             runtime()?.block_on(async {
-                let tasks: Vec<_> = (0..writers)
+                let tasks: Vec<_> = (0..load.writers)
                     .map(|_| tokio::spawn(write_for_ever(Arc::clone(&work))))
                     .collect();
                 for task in tasks {
@@ -112,6 +128,16 @@ impl Recorder {
         })
     }
 
+    /// No writer asks for a new row until `resume`; rows in the air are still answered.
+    pub fn pause(&self) {
+        self.shared.is_paused.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends a `pause`.
+    pub fn resume(&self) {
+        self.shared.is_paused.store(false, Ordering::Relaxed);
+    }
+
     /// Boot time of the start.
     pub fn start_ns(&self) -> u64 {
         self.shared.started_ns
@@ -125,29 +151,26 @@ impl Recorder {
     /// Boot time of the newest acknowledgement, in nanoseconds.
     pub fn newest_ns(&self) -> Option<u64> {
         let record = self.shared.record.lock();
-        record.acknowledged.iter().map(|a| a.answered_ns).max()
+        record.acknowledged.last().map(|a| a.answered_ns)
     }
 
     /// Boot time of the first acknowledgement of a row that was asked for after `after_ns`.
     pub fn first_after(&self, after_ns: u64) -> Option<u64> {
         let record = self.shared.record.lock();
         record
-            .acknowledged
+            .answered_since(after_ns)
             .iter()
-            .filter(|a| a.asked_ns >= after_ns)
+            .find(|a| a.asked_ns >= after_ns)
             .map(|a| a.answered_ns)
-            .min()
     }
 
     /// Boot time of the first acknowledgement that came at or after `after_ns`.
     pub fn first_answered_after(&self, after_ns: u64) -> Option<u64> {
         let record = self.shared.record.lock();
         record
-            .acknowledged
-            .iter()
+            .answered_since(after_ns)
+            .first()
             .map(|a| a.answered_ns)
-            .filter(|at| *at >= after_ns)
-            .min()
     }
 
     /// What the client saw go wrong last.
@@ -190,8 +213,15 @@ impl Recorder {
     /// Longest time without any acknowledgement between two boot times, in milliseconds. The ends count as acknowledgements.
     pub fn longest_gap_ms(&self, from_ns: u64, to_ns: u64) -> f64 {
         let record = self.shared.record.lock();
-        let times = record.acknowledged.iter().map(|a| a.answered_ns);
-        longest_gap_ms(times, from_ns, to_ns)
+        let times = record.answered_since(from_ns).iter();
+        longest_gap_ms(times.map(|a| a.answered_ns), from_ns, to_ns)
+    }
+
+    /// Acknowledgements that came between two boot times.
+    pub fn acknowledged_between(&self, from_ns: u64, to_ns: u64) -> u64 {
+        let record = self.shared.record.lock();
+        let later = record.answered_since(from_ns).iter();
+        later.take_while(|a| a.answered_ns <= to_ns).count() as u64
     }
 
     /// Stops the writers, reads everything back and compares.
@@ -201,7 +231,7 @@ impl Recorder {
     pub fn finish(mut self) -> anyhow::Result<Report> {
         self.stop_writers()?;
         let stopped_ns = boot_ns();
-        let there = self.read_back()?;
+        let there = self.read_back(0)?;
         let record = self.shared.record.lock();
         Ok(report(&record, &there, self.shared.started_ns, stopped_ns))
     }
@@ -211,23 +241,34 @@ impl Recorder {
     /// # Errors
     /// The rows cannot be read back.
     pub fn audit(&self) -> anyhow::Result<Report> {
+        self.audit_since(0)
+    }
+
+    /// As `audit`, for what was acknowledged since a boot time: a long run looks at its last minutes after each step and at
+    /// everything at its end.
+    ///
+    /// # Errors
+    /// The rows cannot be read back.
+    pub fn audit_since(&self, since_ns: u64) -> anyhow::Result<Report> {
         let (known, asked_ns) = {
             let record = self.shared.record.lock();
-            (record.acknowledged.clone(), boot_ns())
+            (record.answered_since(since_ns).to_vec(), boot_ns())
         };
-        let there = self.read_back()?;
+        let first = known.iter().map(|a| a.number).min().unwrap_or(0);
+        let there = self.read_back(first)?;
         let record = Record {
             acknowledged: known,
             unknown: self.shared.record.lock().unknown,
             ..Record::default()
         };
-        Ok(report(&record, &there, self.shared.started_ns, asked_ns))
+        let from_ns = since_ns.max(self.shared.started_ns);
+        Ok(report(&record, &there, from_ns, asked_ns))
     }
 
-    fn read_back(&self) -> anyhow::Result<BTreeSet<u64>> {
+    fn read_back(&self, from: u64) -> anyhow::Result<BTreeSet<u64>> {
         let target = self.shared.target;
         self.network
-            .within(|| runtime()?.block_on(target::rows(target)))
+            .within(|| runtime()?.block_on(target::rows(target, from)))
             .context("read the rows back")
     }
 
@@ -261,6 +302,10 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 async fn write_for_ever(shared: Arc<Shared>) {
     let mut session = None;
     while !shared.must_stop.load(Ordering::Relaxed) {
+        if shared.is_paused.load(Ordering::Relaxed) {
+            tokio::time::sleep(PAUSE_LOOK).await;
+            continue;
+        }
         let Some(open) = &mut session else {
             match Session::open(shared.target).await {
                 Ok(new) => session = Some(new),
@@ -274,11 +319,12 @@ async fn write_for_ever(shared: Arc<Shared>) {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let asked_ns = boot_ns();
         match open.write(number).await {
-            Ok(()) => shared.record.lock().acknowledge(Acknowledged {
-                number,
-                asked_ns,
-                answered_ns: boot_ns(),
-            }),
+            Ok(()) => {
+                shared.record.lock().acknowledge(number, asked_ns);
+                if !shared.rest.is_zero() {
+                    tokio::time::sleep(shared.rest).await;
+                }
+            }
             Err(error) => {
                 session = None;
                 let mut record = shared.record.lock();
@@ -290,7 +336,21 @@ async fn write_for_ever(shared: Arc<Shared>) {
 }
 
 impl Record {
-    fn acknowledge(&mut self, new: Acknowledged) {
+    /// Answers that came at or after a boot time, in their order.
+    fn answered_since(&self, since_ns: u64) -> &[Acknowledged] {
+        let first = self
+            .acknowledged
+            .partition_point(|a| a.answered_ns < since_ns);
+        &self.acknowledged[first..]
+    }
+
+    /// The clock is read under the lock, so that the list is in the order of the answers.
+    fn acknowledge(&mut self, number: u64, asked_ns: u64) {
+        let new = Acknowledged {
+            number,
+            asked_ns,
+            answered_ns: boot_ns(),
+        };
         self.acknowledged.push(new);
         if let Some(file) = &mut self.file {
             // The file is for people who look into a failed run; the verdict is made from memory.

@@ -177,20 +177,20 @@ pub(super) async fn prepare(target: Target) -> anyhow::Result<()> {
     }
 }
 
-/// Every row the application has.
-pub(super) async fn rows(target: Target) -> anyhow::Result<BTreeSet<u64>> {
-    tokio::time::timeout(READ_BACK_TIMEOUT, rows_now(target))
+/// Every row the application has from number `first` on.
+pub(super) async fn rows(target: Target, first: u64) -> anyhow::Result<BTreeSet<u64>> {
+    tokio::time::timeout(READ_BACK_TIMEOUT, rows_now(target, first))
         .await
         .context("the rows could not be read back in time")?
 }
 
-async fn rows_now(target: Target) -> anyhow::Result<BTreeSet<u64>> {
+async fn rows_now(target: Target, first: u64) -> anyhow::Result<BTreeSet<u64>> {
     let mut all = BTreeSet::new();
     match target.application {
         Application::Ledger => {
             let mut connection = http::Connection::open(target.address).await?;
             loop {
-                let from = all.last().map_or(0, |last| last + 1);
+                let from = all.last().map_or(first, |last| last + 1);
                 let path = format!("/rows?from={from}");
                 let page: Vec<u64> =
                     serde_json::from_str(&connection.call("GET", &path, "").await?)?;
@@ -203,7 +203,9 @@ async fn rows_now(target: Target) -> anyhow::Result<BTreeSet<u64>> {
         }
         Application::Postgresql => {
             let (client, driver) = plain(target.address).await?;
-            let rows = client.query("SELECT number FROM sidekick_rows", &[]).await;
+            let from = i64::try_from(first)?;
+            let query = "SELECT number FROM sidekick_rows WHERE number >= $1";
+            let rows = client.query(query, &[&from]).await;
             driver.abort();
             for row in rows? {
                 all.insert(u64::try_from(row.get::<_, i64>(0))?);

@@ -2,9 +2,9 @@
 
 use super::figures::Figures;
 use crate::cluster::{Cluster, MODULE, observe};
-use crate::lab::{Lab, Topology, topology};
+use crate::lab::{Direction, Lab, Topology, topology};
 use crate::oracle::leaks::{self, Holdings};
-use crate::oracle::recorder::{Recorder, Report};
+use crate::oracle::recorder::{Load, Recorder, Report};
 use crate::oracle::roles::{self, Roles};
 use crate::oracle::tree;
 use crate::oracle::wire::Wire;
@@ -20,8 +20,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Concurrent writers of the recorder.
-const WRITERS: usize = 4;
+/// What the client does unless a run says otherwise.
+const FULL_LOAD: Load = Load {
+    writers: 4,
+    rest: Duration::ZERO,
+};
 /// Acknowledged writes before a fault (P12).
 const LOAD_BEFORE: u64 = 50;
 /// Acknowledged writes after a fault (P12).
@@ -43,7 +46,13 @@ pub struct Arena {
     roles: Option<Roles>,
     cluster: Cluster,
     application: Application,
+    /// How hard the client writes.
+    pub load: Load,
+    /// How long the fault lasts, where the operator may say so and did.
+    pub length: Option<Duration>,
     holdings: Option<[Holdings; 2]>,
+    /// How far each daemon's log was read.
+    logs_read: Mutex<BTreeMap<String, u64>>,
     /// Every event ever seen, by its number: the cluster keeps only the newest.
     events: Mutex<BTreeMap<u64, v1::EventReply>>,
     /// Random source of the scenarios; its seed is printed.
@@ -68,7 +77,10 @@ impl Arena {
             roles: None,
             cluster,
             application,
+            load: FULL_LOAD,
+            length: None,
             holdings: None,
+            logs_read: Mutex::default(),
             events: Mutex::default(),
             random: StdRng::seed_from_u64(seed),
         })
@@ -110,7 +122,7 @@ impl Arena {
         // The application may still be starting behind its address.
         let recorder = wait::until("the application", LOAD_DEADLINE, || {
             let network = network.try_clone().map_err(|e| format!("{e:#}"))?;
-            Recorder::start(network, target, WRITERS, log.clone()).map_err(|e| format!("{e:#}"))
+            Recorder::start(network, target, self.load, log.clone()).map_err(|e| format!("{e:#}"))
         })?;
         recorder.wait_load(LOAD_BEFORE, LOAD_DEADLINE)?;
         self.recorder = Some(recorder);
@@ -166,9 +178,19 @@ impl Arena {
     /// # Errors
     /// Not in time.
     pub fn ready(&self) -> anyhow::Result<String> {
-        let primary = self.primary()?;
         self.recorder()?.wait_load(LOAD_BEFORE, LOAD_DEADLINE)?;
-        Ok(primary)
+        self.wait_settled(wait::boot_ns(), CONVERGE_DEADLINE)
+    }
+
+    /// Mirrored, and not only still called so: a fault that just ended may have broken the stream, and until the primary has
+    /// dropped its peer both servers say PRIM and SECOND. A row that is asked for after the fault is acknowledged by both copies
+    /// or after the drop, so what is said after that counts. Answers the primary.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn wait_settled(&self, since_ns: u64, deadline: Duration) -> anyhow::Result<String> {
+        self.recorder()?.wait_served(since_ns, deadline)?;
+        self.cluster.wait_mirrored(deadline)
     }
 
     /// Waits until `server` has applied that it is the primary, and answers the milliseconds between `cut_ns` and the
@@ -245,6 +267,25 @@ impl Arena {
         Ok((served - cut_ns) as f64 / 1e6)
     }
 
+    /// All members are up in everybody's eyes, and one of them leads.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub fn wait_members(&self) -> anyhow::Result<()> {
+        wait::until("all members up", CONVERGE_DEADLINE, || {
+            self.cluster.leader().map_err(|e| format!("{e:#}"))?;
+            for server in self.lab().servers() {
+                let state = self.cluster.cluster_state(server.name());
+                let state = state.map_err(|e| format!("{e:#}"))?;
+                if let Some(down) = state.members.iter().find(|member| member.is_down) {
+                    return Err(format!("{} is down", down.name));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     /// Powers a server on, starts its daemon, and waits until all is mirrored again; notes time and bytes of the
     /// reintegration.
     ///
@@ -267,7 +308,7 @@ impl Arena {
         began_ns: u64,
         figures: &mut Figures,
     ) -> anyhow::Result<()> {
-        self.cluster.wait_mirrored(CONVERGE_DEADLINE)?;
+        self.wait_settled(began_ns, CONVERGE_DEADLINE)?;
         figures.set("reintegration_ms", ms_since(began_ns));
         let own = self.cluster.own_state(server)?;
         figures.set("reintegrated_bytes", own.resync_bytes_sent as f64);
@@ -280,9 +321,17 @@ impl Arena {
     /// # Errors
     /// The first promise that was broken.
     pub fn audit(&self) -> anyhow::Result<Report> {
+        self.audit_since(0)
+    }
+
+    /// As `audit`; of the rows, only those that were acknowledged since a boot time are read back.
+    ///
+    /// # Errors
+    /// The first promise that was broken.
+    pub fn audit_since(&self, since_ns: u64) -> anyhow::Result<Report> {
         let recorder = self.recorder()?;
         recorder.wait_load(LOAD_AFTER, LOAD_DEADLINE)?;
-        let report = recorder.audit()?;
+        let report = recorder.audit_since(since_ns)?;
         ensure!(
             report.lost.is_empty(),
             "{} acknowledged rows are lost, the first is {}",
@@ -294,16 +343,20 @@ impl Arena {
         Ok(report)
     }
 
+    /// Every event since the start of the module, the ones the cluster has forgotten included.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub fn all_events(&self) -> anyhow::Result<Vec<v1::EventReply>> {
+        let now = self.cluster.events()?;
+        let mut seen = self.events.lock();
+        seen.extend(now.into_iter().map(|event| (event.id, event)));
+        Ok(seen.values().cloned().collect())
+    }
+
     /// P2, P4, P10.
     fn verify_roles(&self) -> anyhow::Result<()> {
-        let mut seen = self.events.lock();
-        seen.extend(
-            self.cluster
-                .events()?
-                .into_iter()
-                .map(|event| (event.id, event)),
-        );
-        let events: Vec<v1::EventReply> = seen.values().cloned().collect();
+        let events = self.all_events()?;
         if let (Some(roles), Some(wire)) = (&self.roles, &self.wire) {
             roles.verify()?;
             let hosts: Vec<u8> = roles::primaries(MODULE, &events)
@@ -313,6 +366,39 @@ impl Arena {
             wire.verify(&hosts)?;
         }
         roles::verify_causes(MODULE, &events)
+    }
+
+    /// No daemon panicked since the last look into its log.
+    ///
+    /// # Errors
+    /// The lines of the panic.
+    pub fn verify_logs(&self) -> anyhow::Result<()> {
+        let mut read = self.logs_read.lock();
+        for server in self.lab().servers() {
+            let log = std::fs::read(server.log())?;
+            let from = read.entry(server.name().to_owned()).or_default();
+            let new = log.get(usize::try_from(*from)?..).unwrap_or_default();
+            let text = String::from_utf8_lossy(new);
+            *from = u64::try_from(log.len())?;
+            if let Some(line) = text.lines().find(|line| line.contains("panicked at")) {
+                anyhow::bail!("the daemon of {} panicked: {line}", server.name());
+            }
+        }
+        Ok(())
+    }
+
+    /// One LAN between the members loses every frame, both ways; the client still reaches all of them. Returns boot time of
+    /// the cut.
+    ///
+    /// # Errors
+    /// The filter of the switch refused.
+    pub fn lose_lan(&self, lan: usize) -> anyhow::Result<u64> {
+        let names: Vec<&str> = self.lab().servers().iter().map(|s| s.name()).collect();
+        let pairs = names.iter().flat_map(|from| {
+            let others = names.iter().filter(move |to| *to != from);
+            others.map(move |to| Direction { from, to })
+        });
+        self.lab().cut_all(&pairs.collect::<Vec<_>>(), &[lan])
     }
 
     /// P11: in the same role a server holds what the first one in that role held.
@@ -463,6 +549,12 @@ fn tail(path: &std::path::Path) -> String {
 }
 
 /// Milliseconds between a boot time and now.
-pub(super) fn ms_since(ns: u64) -> f64 {
+pub(crate) fn ms_since(ns: u64) -> f64 {
     wait::boot_ns().saturating_sub(ns) as f64 / 1e6
+}
+
+/// Lets a fault last until `duration` has passed since a boot time.
+pub(crate) fn hold(since_ns: u64, duration: Duration) {
+    let passed = Duration::from_nanos(wait::boot_ns().saturating_sub(since_ns));
+    std::thread::sleep(duration.saturating_sub(passed));
 }

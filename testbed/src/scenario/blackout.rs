@@ -4,7 +4,7 @@ use super::arena::{Arena, ms_since};
 use super::failover::SERVED_DEADLINE;
 use super::figures::Figures;
 use crate::wait;
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use api::v1::ModuleState;
 use rand::seq::SliceRandom as _;
 use std::time::Duration;
@@ -20,19 +20,48 @@ const ALONE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Goal: everything loses power and returns in an order chosen by the seed; the service starts by itself.
 pub(super) fn blackout(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut names = names(arena);
+    names.shuffle(&mut arena.random);
+    returning(arena, &names)
+}
+
+/// Goal: the order of return does not matter. Method: all six.
+pub(super) fn blackout_every_order(arena: &mut Arena) -> anyhow::Result<Figures> {
+    const ORDERS: [[usize; 3]; 6] = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    let mut worst = Figures::default();
+    let names = names(arena);
+    for order in ORDERS {
+        let order = order.map(|index| names[index].clone());
+        let figures = returning(arena, &order)
+            .with_context(|| format!("they returned in the order {}", order.join(", ")))?;
+        for (name, value) in figures.iter() {
+            worst.set(name, value.max(worst.get(name).unwrap_or(0.0)));
+        }
+        arena.audit()?;
+    }
+    Ok(worst)
+}
+
+fn names(arena: &Arena) -> Vec<String> {
+    let servers = arena.lab().servers().iter();
+    servers.map(|server| server.name().to_owned()).collect()
+}
+
+/// Everything loses power and returns in this order.
+fn returning(arena: &mut Arena, names: &[String]) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     arena.ready()?;
-    let mut names: Vec<String> = arena
-        .lab()
-        .servers()
-        .iter()
-        .map(|server| server.name().to_owned())
-        .collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     let cut = arena.lab_mut().power_cut_all(&all)?;
-    names.shuffle(&mut arena.random);
     let returned = wait::boot_ns();
-    for name in &names {
+    for name in names {
         arena.lab_mut().power_on(name)?;
         arena.lab_mut().start_daemon(name)?;
     }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What can be done with scenarios.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,12 @@ pub struct RunOptions {
     /// Seed of everything random
     #[arg(long)]
     pub seed: Option<u64>,
+    /// How long the fault lasts, for scenarios that say so
+    #[arg(long, value_parser = clap::value_parser!(u64).range(4..=86_400))]
+    pub seconds: Option<u64>,
+    /// The same in minutes
+    #[arg(long, conflicts_with = "seconds")]
+    pub minutes: Option<u64>,
     /// Last line is one JSON object
     #[arg(long)]
     pub json: bool,
@@ -72,6 +78,13 @@ pub fn run(command: ScenarioCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
+impl RunOptions {
+    fn length(&self) -> Option<Duration> {
+        let seconds = self.minutes.map(|minutes| minutes.saturating_mul(60));
+        seconds.or(self.seconds).map(Duration::from_secs)
+    }
+}
+
 /// What came of a scenario.
 #[derive(Debug)]
 pub struct Outcome {
@@ -98,6 +111,7 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
     match Arena::formed(options.app, seed) {
         Err(error) => outcome.failure = Some(format!("{error:#}")),
         Ok(mut arena) => {
+            arena.length = options.length();
             if options.keep {
                 arena.lab_mut().keep_files();
             }

@@ -1,10 +1,11 @@
 //! Scenarios in which the primary changes.
 
-use super::arena::{Arena, ms_since};
+use super::arena::{Arena, hold, ms_since};
 use super::figures::Figures;
 use crate::oracle::Application;
 use crate::wait;
 use anyhow::ensure;
+use rand::Rng as _;
 use std::time::Duration;
 
 /// The other server is primary within this time; the bound on the figure is checked over all rounds.
@@ -15,6 +16,10 @@ pub(super) const SERVED_DEADLINE: Duration = Duration::from_secs(60);
 const SWITCH_MS_MAX: f64 = 1000.0;
 /// How long a frozen daemon stays frozen.
 const FROZEN: Duration = Duration::from_secs(10);
+/// A pause that no lease notices: the mirror's own patience is the shortest, one second.
+const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=700;
+/// What a pause breaks shows within this time.
+const LEASE_AND_MORE: Duration = Duration::from_secs(4);
 /// How long an isolated server stays isolated after the other serves.
 const ISOLATED: Duration = Duration::from_secs(3);
 
@@ -84,16 +89,40 @@ pub(super) fn primary_daemon_frozen(arena: &mut Arena) -> anyhow::Result<Figures
     let other = arena.cluster().other(&primary)?;
     let cut = arena.lab().freeze_daemon(&primary)?;
     let served = other_serves(arena, &other, cut, &mut figures);
-    let held = hold_fault(cut, FROZEN);
+    hold(cut, arena.length.unwrap_or(FROZEN));
     // Whatever happened, the daemon must not stay frozen.
     arena.lab().continue_daemon(&primary)?;
     let continued = wait::boot_ns();
     served?;
-    held?;
     arena.converge(&primary, continued, &mut figures)?;
     figures.set(
         "gap_ms",
         arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    Ok(figures)
+}
+
+/// Goal: a pause that is shorter than a lease costs the writer that pause and nobody a role.
+pub(super) fn primary_daemon_paused(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let before = arena.cluster().module_state(&primary)?.epoch;
+    let pause = Duration::from_millis(arena.random.random_range(PAUSE_MS));
+    let cut = arena.lab().freeze_daemon(&primary)?;
+    hold(cut, pause);
+    arena.lab().continue_daemon(&primary)?;
+    arena.wait_served(cut, SERVED_DEADLINE)?;
+    hold(cut, LEASE_AND_MORE);
+    figures.set("paused_ms", pause.as_secs_f64() * 1000.0);
+    figures.set(
+        "stall_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    let after = arena.cluster().module_state(&primary)?.epoch;
+    ensure!(
+        before == after,
+        "a pause of {} ms moved a role: epoch {before} became {after}",
+        pause.as_millis()
     );
     Ok(figures)
 }
@@ -105,35 +134,16 @@ pub(super) fn primary_isolated(arena: &mut Arena) -> anyhow::Result<Figures> {
     let other = arena.cluster().other(&primary)?;
     let cut = arena.lab().isolate(&primary)?;
     let served = other_serves(arena, &other, cut, &mut figures);
-    let held = hold_fault(wait::boot_ns(), ISOLATED);
+    hold(wait::boot_ns(), ISOLATED);
     arena.lab().heal()?;
     let healed = wait::boot_ns();
     served?;
-    held?;
     arena.converge(&primary, healed, &mut figures)?;
     figures.set(
         "gap_ms",
         arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
     );
     Ok(figures)
-}
-
-/// The fault itself lasts this long since `since_ns`.
-fn hold_fault(since_ns: u64, duration: Duration) -> anyhow::Result<()> {
-    let wanted = duration.as_secs_f64() * 1000.0;
-    wait::until(
-        "end of the fault",
-        duration + Duration::from_secs(5),
-        || {
-            let passed = ms_since(since_ns);
-            if passed >= wanted {
-                Ok(())
-            } else {
-                Err(format!("{passed:.0} ms"))
-            }
-        },
-    )?;
-    Ok(())
 }
 
 /// Goal: roles are exchanged as planned: both copies stay in the in-sync set, nothing is copied.

@@ -4,10 +4,14 @@ use crate::needs_lab;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use testbed::lab::{Lab, Topology, topology};
-use testbed::oracle::{Application, Recorder, Target};
+use testbed::oracle::{Application, Load, Recorder, Target};
 use testbed::wait;
 
 const SOON: Duration = Duration::from_secs(20);
+const TWO_WRITERS: Load = Load {
+    writers: 2,
+    rest: Duration::ZERO,
+};
 
 pub(crate) fn start_ledger(lab: &Lab) -> Child {
     let directory = lab.data_path().join("ledger").display().to_string();
@@ -30,7 +34,8 @@ fn record(lab: &Lab) -> Recorder {
     let target = Target::at(Application::Ledger, topology::address_v4(1, 1).into());
     wait::until("the ledger", SOON, || {
         let log = lab.site().directory().join("acknowledged");
-        Recorder::start(lab.client_network().unwrap(), target, 2, log).map_err(|e| format!("{e:#}"))
+        Recorder::start(lab.client_network().unwrap(), target, TWO_WRITERS, log)
+            .map_err(|e| format!("{e:#}"))
     })
     .unwrap()
 }

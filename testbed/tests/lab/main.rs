@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod applications;
+mod campaigns;
+mod daemon;
 mod faults;
 mod life;
 mod scenarios;

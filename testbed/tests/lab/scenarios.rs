@@ -6,6 +6,11 @@ use testbed::scenario::named;
 
 /// One round in a fresh lab, with a seed that is the same every time.
 fn one_round(name: &str) {
+    one_round_of(name, None);
+}
+
+/// The same with a fault that lasts for so many seconds.
+fn one_round_of(name: &str, seconds: Option<u64>) {
     if let Some(why) = testbed::cluster::missing() {
         eprintln!("skipped: {why}");
         return;
@@ -14,6 +19,8 @@ fn one_round(name: &str) {
         name: name.to_owned(),
         repeat: 1,
         seed: Some(1),
+        seconds,
+        minutes: None,
         json: true,
         app: Application::Ledger,
         keep: false,
@@ -45,6 +52,21 @@ fn stale_server_starts_first() {
 #[test]
 fn swap() {
     one_round("swap");
+}
+
+#[test]
+fn primary_daemon_frozen() {
+    one_round_of("primary_daemon_frozen", Some(4));
+}
+
+#[test]
+fn flapping_link() {
+    one_round_of("flapping_link", Some(8));
+}
+
+#[test]
+fn one_lan_lost() {
+    one_round("one_lan_lost");
 }
 
 #[test]
