@@ -523,7 +523,7 @@ impl Primary {
         }
     }
 
-    fn ship_with_times(&mut self, touched: &Path, change: &Change<'_>) {
+    pub(crate) fn ship_with_times(&mut self, touched: &Path, change: &Change<'_>) {
         self.ship(change);
         let ticket = self.ship_times(touched);
         self.complete(ticket);

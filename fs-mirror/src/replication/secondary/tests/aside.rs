@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::AsideSet;
 use crate::replication::change::{Change, FileId};
-use crate::replication::shipping::Shipping;
 use crate::replication::testing::ops::ops;
 
 const SINCE: Epoch = Epoch(2);
@@ -127,12 +126,11 @@ fn a_whole_copy_keeps_nothing() {
     mirror.primary.resync();
     mirror.session.set_whole();
     std::fs::remove_file(mirror.source.path().join("a")).unwrap();
-    let session = mirror.replicator.session();
     let (parent, name) = (FileId::ROOT, b"a".as_slice());
+    let root = mirror.source.path().to_owned();
     mirror
-        .replicator
-        .ship(session, &Change::Unlink { parent, name });
-    Shipping::<Request>::flush(&*mirror.replicator);
+        .primary
+        .ship_with_times(&root, &Change::Unlink { parent, name });
     mirror.assert_equal();
     assert_eq!(set_of(&mirror.copy).unwrap().files_total, 0);
     discard(&mirror.copy);
