@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use consensus::{Consensus, Options, Origin};
 use fs_mirror::replication::link::LinkError;
 use fs_mirror::{Link, RefusalReason};
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::open_addition::replace_durably;
 use crate::agent::{self, AgentHandle, Request};
@@ -25,6 +26,7 @@ use crate::security::{Identity, Security};
 use crate::services::{ClusterService, ModuleService, PeerService};
 use crate::shell::addresses::remove_leftovers;
 use crate::shell::cgroup::Cgroup;
+use crate::shell::watchdog::{Before, Watchdog};
 
 /// How long a primary that opened a stream may take to say what it wants.
 const GREETING_MAX: Duration = Duration::from_secs(2);
@@ -42,6 +44,7 @@ pub struct Daemon {
     pub paths: Paths,
     /// Started as a witness: joins with a witness token only, runs no module.
     pub is_witness: bool,
+    watchdog: Watchdog,
     member: ArcSwapOption<Member>,
     agents: Mutex<BTreeMap<ModuleName, AgentHandle>>,
     stopping: watch::Sender<bool>,
@@ -67,7 +70,11 @@ impl Daemon {
     ///
     /// # Errors
     /// Not root, another daemon runs here, or the directories cannot be made.
-    pub fn new(paths: Paths, is_witness: bool) -> anyhow::Result<Arc<Self>> {
+    pub fn new(
+        paths: Paths,
+        is_witness: bool,
+        watchdog: Option<PathBuf>,
+    ) -> anyhow::Result<Arc<Self>> {
         if !rustix::process::geteuid().is_root() {
             return Err(StartError::NotRoot.into());
         }
@@ -86,9 +93,11 @@ impl Daemon {
         {
             return Err(StartError::Running(paths.state().display().to_string()).into());
         }
+        let watchdog = Watchdog::new(watchdog.filter(|_| !is_witness), &paths.state());
         Ok(Arc::new(Self {
             paths,
             is_witness,
+            watchdog,
             member: ArcSwapOption::empty(),
             agents: Mutex::new(BTreeMap::new()),
             stopping: watch::Sender::new(false),
@@ -103,6 +112,7 @@ impl Daemon {
     /// The control socket cannot be bound, or this server's identity or log is damaged.
     pub async fn run(self: Arc<Self>) -> anyhow::Result<()> {
         let control = ControlSocket::bind(&self.paths.control_socket())?;
+        tokio::spawn(self.watchdog.clone().keep_beating());
         if let Some(identity) = Identity::load(&self.paths.identity())? {
             self.become_member(identity).await?;
         } else {
@@ -206,12 +216,14 @@ impl Daemon {
             consensus,
             dialer,
             incarnation,
+            self.watchdog.clone(),
         ));
         self.listen(&member, &security).await?;
         self.found(&member).await?;
         self.end_leftovers(&member).await?;
+        let how = self.how_started()?;
         self.member.store(Some(Arc::clone(&member)));
-        tokio::spawn(Arc::clone(&member).announce_start());
+        tokio::spawn(Arc::clone(&member).announce_start(how));
         if member.identity.kind == MemberKind::Server {
             tokio::spawn(Arc::clone(self).run_agents(Arc::clone(&member)));
         }
@@ -236,6 +248,18 @@ impl Daemon {
             .collect();
         remove_leftovers(&addresses)?;
         Ok(())
+    }
+
+    /// What is on record about this start. Nothing of an earlier daemon lives any more: what it armed is disarmed.
+    fn how_started(&self) -> anyhow::Result<String> {
+        Ok(match self.watchdog.settle()? {
+            Before::Quiet => "daemon started".to_owned(),
+            Before::Disarmed => "daemon started; the one before ended without a word".to_owned(),
+            Before::Reset(cause) => {
+                tracing::warn!("this server was started anew: {cause}");
+                format!("daemon started; this server was started anew: {cause}")
+            }
+        })
     }
 
     /// The founder commits the first entry; repeated after a crash in the middle of `cluster init`.
@@ -310,26 +334,29 @@ impl Daemon {
         }
     }
 
-    /// One agent for each module that has a copy here.
+    /// One agent for each installation of a module that has a copy here. An agent stays listed until its task has ended: a
+    /// module that is installed again must not be prepared while the one before is being removed.
     async fn run_agents(self: Arc<Self>, member: Arc<Member>) {
         let mut applied = member.consensus.watch();
+        let (ended, mut an_end) = mpsc::channel::<()>(1);
         loop {
             let state = Arc::clone(&applied.borrow_and_update().state);
             {
                 let mut agents = self.agents.lock();
-                agents.retain(|module, _| state.modules.contains_key(module));
+                agents.retain(|_, agent| !agent.has_ended());
                 for record in state
                     .modules
                     .values()
                     .filter(|record| record.servers.contains(&member.id()))
                 {
-                    agents
-                        .entry(record.name.clone())
-                        .or_insert_with(|| agent::start(Arc::clone(&member), record.name.clone()));
+                    agents.entry(record.name.clone()).or_insert_with(|| {
+                        agent::start(Arc::clone(&member), record.name.clone(), ended.clone())
+                    });
                 }
             }
-            if applied.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                _ = an_end.recv() => {}
             }
         }
     }

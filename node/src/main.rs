@@ -23,6 +23,9 @@ struct Arguments {
     /// A witness: votes, holds no files, runs no module.
     #[arg(long)]
     witness: bool,
+    /// The hardware watchdog that resets this server when nothing softer helps; `none` for no watchdog.
+    #[arg(long, default_value = "/dev/watchdog", value_name = "DEVICE")]
+    watchdog: PathBuf,
     /// How to write the log (to standard error).
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -39,7 +42,8 @@ fn main() -> anyhow::Result<()> {
     start_log(arguments.log_format);
     die_on_panic();
     node::shell::process::protect();
-    let daemon = Daemon::new(Paths::new(arguments.root), arguments.witness)?;
+    let watchdog = Some(arguments.watchdog).filter(|path| path.as_os_str() != "none");
+    let daemon = Daemon::new(Paths::new(arguments.root), arguments.witness, watchdog)?;
     let workers = if arguments.witness { 1 } else { 2 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::listener::MemberDialer;
 use crate::paths::Paths;
 use crate::security::Identity;
+use crate::shell::watchdog::Watchdog;
 
 /// How long one attempt to commit this daemon's start looks for a leader.
 const START_PROPOSAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -29,6 +30,8 @@ pub struct Member {
     pub dialer: Arc<MemberDialer>,
     /// Number of this start of the daemon.
     pub incarnation: Incarnation,
+    /// The last rung of fencing.
+    pub watchdog: Watchdog,
     fresh: watch::Sender<bool>,
     sessions: AtomicU64,
 }
@@ -60,6 +63,7 @@ impl Member {
         consensus: Consensus,
         dialer: Arc<MemberDialer>,
         incarnation: Incarnation,
+        watchdog: Watchdog,
     ) -> Self {
         Self {
             paths,
@@ -67,6 +71,7 @@ impl Member {
             consensus,
             dialer,
             incarnation,
+            watchdog,
             fresh: watch::Sender::new(false),
             sessions: AtomicU64::new(incarnation.0 << 32),
         }
@@ -163,8 +168,9 @@ impl Member {
         )
     }
 
-    /// Commits that this daemon has started: every session with its predecessor is over. Repeats until applied.
-    pub async fn announce_start(self: Arc<Self>) {
+    /// Commits that this daemon has started, and how that came about: every session with its predecessor is over. Repeats
+    /// until applied.
+    pub async fn announce_start(self: Arc<Self>, evidence: String) {
         let mut applied = self.consensus.watch();
         loop {
             let is_known = |state: &ClusterState| {
@@ -187,10 +193,7 @@ impl Member {
             };
             match self
                 .consensus
-                .propose(
-                    self.proposal(command, "daemon started"),
-                    START_PROPOSAL_DEADLINE,
-                )
+                .propose(self.proposal(command, &evidence), START_PROPOSAL_DEADLINE)
                 .await
             {
                 Ok(_) => self.wait_applied(&mut applied, is_known).await,

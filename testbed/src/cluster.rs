@@ -150,7 +150,11 @@ impl Cluster {
         self.install_package(&package::write_bare(&self.lab)?, primary)
     }
 
-    fn install_package(&self, package: &Path, primary: &str) -> anyhow::Result<()> {
+    /// Installs a package that was written for this lab, mirrored.
+    ///
+    /// # Errors
+    /// As `install`.
+    pub fn install_package(&self, package: &Path, primary: &str) -> anyhow::Result<()> {
         let servers = self.server_names().join(",");
         let path = package.display().to_string();
         self.skcli(primary)?.json(&[

@@ -11,6 +11,7 @@ mod blackout;
 mod clocks;
 pub mod command_line;
 mod failover;
+mod fencing;
 pub mod figures;
 mod force;
 mod links;
@@ -207,6 +208,27 @@ pub const ALL: &[Scenario] = &[
         start: Start::Formed,
         bounds: &[],
         round: force::force,
+    },
+    Scenario {
+        name: "reinstalled_at_once",
+        about: "a module is uninstalled and installed again at once, three times",
+        start: Start::Formed,
+        bounds: &[],
+        round: force::reinstalled_at_once,
+    },
+    Scenario {
+        name: "stop_script_defies",
+        about: "stop script and application ignore every signal and fork; a server cut off is rid of them all the same",
+        start: Start::Formed,
+        bounds: &[],
+        round: fencing::stop_script_defies,
+    },
+    Scenario {
+        name: "watchdog_silent",
+        about: "a watchdog is armed with the role, disarmed after it, and hears nothing of a frozen daemon",
+        start: Start::Formed,
+        bounds: &[],
+        round: fencing::watchdog_silent,
     },
     Scenario {
         name: "trees_git_build",

@@ -58,6 +58,8 @@ impl fmt::Display for AckMode {
 pub struct MirrorRecord {
     /// Name of the module.
     pub name: ModuleName,
+    /// The entry that installed it: tells a module from another one of that name which was there before.
+    pub installation: u64,
     /// The two servers that hold a copy.
     pub servers: [ServerId; 2],
     /// Grows with every change of `primary` or `in_sync`, and whenever a command made before must no longer count.

@@ -42,12 +42,6 @@ pub enum Violation {
         /// The module.
         module: ModuleName,
     },
-    /// A module with an epoch that was used before.
-    #[error("the epoch of {module} is not above those of modules that are gone")]
-    Epoch {
-        /// The module.
-        module: ModuleName,
-    },
     /// `is_down` differs from what the declarations say.
     #[error("whether {server} counts as down differs from its declarations")]
     Down {
@@ -133,9 +127,6 @@ impl ClusterState {
             .is_some_and(|primary| !record.in_sync.contains(&primary))
         {
             return Err(Violation::Primary { module: module() });
-        }
-        if record.epoch <= self.epoch_floor {
-            return Err(Violation::Epoch { module: module() });
         }
         if self.has_idle_successor(record) {
             return Err(Violation::SuccessorIdle { module: module() });

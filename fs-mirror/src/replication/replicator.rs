@@ -52,6 +52,8 @@ pub const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(30);
 pub const ACKNOWLEDGE_RESYNC_MAX: Duration = Duration::from_secs(600);
 /// How long the peer may take to answer our greeting.
 pub const GREETING_MAX: Duration = Duration::from_secs(5);
+/// The same after a switchover: writers wait meanwhile, and there is another way.
+pub const GREETING_IN_SYNC_MAX: Duration = Duration::from_millis(800);
 
 /// Ships what the file system changes. One per primary's tenure.
 pub struct Replicator<C: Completion> {
@@ -359,7 +361,11 @@ impl<C: Completion> Shared<C> {
         hello: &Hello,
         listener: Arc<dyn Listener>,
     ) -> Result<(), AttachError> {
-        match link.greet(hello, GREETING_MAX)? {
+        let patience = match hello.in_sync {
+            true => GREETING_IN_SYNC_MAX,
+            false => GREETING_MAX,
+        };
+        match link.greet(hello, patience)? {
             HelloReply::Accepted => {}
             HelloReply::Refused { reason } => return Err(AttachError::Refused(reason)),
         }

@@ -29,6 +29,8 @@ pub(super) enum NotReady {
 
 /// A module as it lies on this server: unpacked, its directory open, nothing left over from an earlier daemon.
 pub(super) struct Installed {
+    /// Which installation of the module this is.
+    pub(super) installation: u64,
     pub(super) configuration: Configuration,
     pub(super) directory: PathBuf,
     pub(super) copy: Arc<Copy>,
@@ -46,6 +48,7 @@ impl Installed {
         let Some(record) = state.modules.get(module) else {
             return Ok(None);
         };
+        let installation = record.installation;
         let module_dir = member.module_dir(module)?;
         let (package, unpacked) = packages::unpacked(member, module, &record.package).await?;
         let configuration = package.configuration().clone();
@@ -76,6 +79,7 @@ impl Installed {
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(Some(Installed {
+            installation,
             configuration,
             copy,
             addition,

@@ -140,6 +140,12 @@ impl Leading {
         self.disk_failed.borrow().clone()
     }
 
+    /// Nobody looks after the peer any more: the record did not name this server for a moment.
+    pub(super) fn has_partnership_ended(&self) -> bool {
+        let Tasks([_, partnership]) = &self.tasks;
+        partnership.is_finished()
+    }
+
     /// The peer's reintegration.
     pub(super) fn progress(&self) -> Progress {
         self.primary.progress()

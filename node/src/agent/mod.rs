@@ -4,6 +4,7 @@
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
 mod copy_trouble;
+mod fencing;
 mod installed;
 mod leading;
 pub mod open_addition;
@@ -45,6 +46,8 @@ const STEP_RETRY: Duration = Duration::from_millis(500);
 const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long draining may wait for the peer before it is dropped, which the partnership does by itself.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Leases that a server which starts as the only whole copy looks for a majority.
+const ASKS_FOR_LEASES: u32 = 2;
 /// Starts that may fail before the module stops on this server.
 const START_FAILURES_MAX: u32 = 3;
 /// Requests that may wait for the agent.
@@ -63,17 +66,26 @@ impl AgentHandle {
         self.requests.try_send(request).is_ok()
     }
 
+    /// Nothing of the agent is left.
+    pub fn has_ended(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     /// What the agent last said of the module on this server.
     pub fn report(&self) -> watch::Receiver<Report> {
         self.report.clone()
     }
 }
 
-/// Starts the agent of `module`; it ends when the module is uninstalled.
-pub fn start(member: Arc<Member>, module: ModuleName) -> AgentHandle {
+/// Starts the agent of `module` as it is installed now; it ends when that installation is gone, and says so to `ended`.
+pub fn start(member: Arc<Member>, module: ModuleName, ended: mpsc::Sender<()>) -> AgentHandle {
     let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
     let (report, reported) = watch::channel(Report::default());
-    tokio::spawn(run(member, module, incoming, report));
+    tokio::spawn(async move {
+        run(member, module, incoming, report).await;
+        // When the queue is full somebody is about to look anyway.
+        let _ = ended.try_send(());
+    });
     AgentHandle {
         requests,
         report: reported,
@@ -153,6 +165,8 @@ struct Agent {
     early: Option<EarlySession>,
     /// When this server began to become primary, until it was told that the application runs.
     becoming_since: Option<Instant>,
+    /// Until then the only whole copy looks for a majority before it leads without one.
+    asks_until: Instant,
     not_before: Instant,
 }
 
@@ -164,6 +178,7 @@ impl Agent {
         requests: mpsc::Receiver<Request>,
         report: watch::Sender<Report>,
     ) -> Self {
+        let asks_until = Instant::now() + ASKS_FOR_LEASES * member.lease_length();
         Self {
             fresh: member.fresh(),
             member,
@@ -184,6 +199,7 @@ impl Agent {
             copy_trouble: CopyTrouble::default(),
             early: None,
             becoming_since: None,
+            asks_until,
             not_before: Instant::now(),
         }
     }
@@ -230,8 +246,11 @@ impl Agent {
         }
     }
 
+    /// The record of the installation that this agent is for; one of the same name that came after it is not.
     fn record(&self) -> Option<MirrorRecord> {
-        self.member.state().modules.get(&self.module).cloned()
+        let state = self.member.state();
+        let record = state.modules.get(&self.module)?;
+        (record.installation == self.installed.installation).then(|| record.clone())
     }
 
     /// A copy that is whole again has nothing of its own any more.
@@ -320,8 +339,16 @@ impl Agent {
         if let Some(failure) = self.disk_failure(record) {
             return self.leave_failed_disk(record, &failure).await;
         }
-        if self.is_paused(goal) {
+        if self.is_paused(goal) || record.is_some_and(|record| self.asks_first(record)) {
             return false;
+        }
+        if let Local::Leading(leading) = &self.local
+            && matches!(goal, Goal::Lead { .. })
+            && leading.has_partnership_ended()
+        {
+            // The role went away and came back between two looks: this tenure is over, another one begins.
+            tracing::warn!(module = %self.module, "the tenure ended unseen: beginning anew");
+            return self.perform(Step::Fence).await;
         }
         if let Local::Leading(leading) = &mut self.local
             && leading.lacks_addresses(&self.installed.configuration)
@@ -353,6 +380,13 @@ impl Agent {
         let is_leading = matches!(self.local, Local::Leading(_));
         !self.must_fence(goal)
             && (self.installed.application.is_busy() || self.right_lost_at.is_some() && is_leading)
+    }
+
+    /// Waits a while after a start for a majority that may know of a force.
+    fn asks_first(&self, record: &MirrorRecord) -> bool {
+        let is_leading = matches!(self.local, Local::Leading(_));
+        let has_waited = Instant::now() >= self.asks_until;
+        self.standing().asks_first(record, is_leading, has_waited)
     }
 
     async fn perform(&mut self, step: Step) -> bool {
@@ -413,6 +447,7 @@ impl Agent {
 
     async fn mount_primary(&mut self, epoch: Epoch, peer_in_sync: bool) -> anyhow::Result<()> {
         self.becoming_since.get_or_insert_with(Instant::now);
+        self.arm_watchdog().await;
         let parts = LeadingParts {
             member: Arc::clone(&self.member),
             module: self.module.clone(),
@@ -420,8 +455,16 @@ impl Agent {
             addition: Arc::clone(&self.installed.addition),
             is_first_tenure: self.led_at.replace(epoch) != Some(epoch),
         };
-        self.local = Local::Leading(Leading::mount(parts, epoch, peer_in_sync).await?);
-        Ok(())
+        match Leading::mount(parts, epoch, peer_in_sync).await {
+            Ok(leading) => {
+                self.local = Local::Leading(leading);
+                Ok(())
+            }
+            Err(error) => {
+                self.disarm_watchdog().await;
+                Err(error)
+            }
+        }
     }
 
     fn add_addresses(&mut self) -> anyhow::Result<()> {
@@ -453,12 +496,16 @@ impl Agent {
     /// Everything acknowledged by every copy that must have it, then the mount goes away. The partnership goes on until
     /// then: it drops a peer that does not answer.
     async fn drain_and_unmount(&mut self) -> anyhow::Result<()> {
+        self.becoming_since = None;
         if let Local::Leading(leading) = &self.local {
             leading.drain(DRAIN_DEADLINE).await?;
         }
         if let Local::Leading(leading) = std::mem::replace(&mut self.local, Local::Nothing) {
             let epoch = self.record().map(|record| record.epoch);
-            if let Err(error) = leading.unmount().await {
+            let unmounted = leading.unmount().await;
+            // The application was stopped before, and the mount is gone one way or the other.
+            self.disarm_watchdog().await;
+            if let Err(error) = unmounted {
                 // Whoever held the mount may have written what was never shipped: the copies count as different.
                 self.unclean_at = epoch;
                 return Err(error);
@@ -534,19 +581,6 @@ impl Agent {
         });
         tokio::time::timeout(PROPOSAL_DEADLINE, moved).await??;
         Ok(())
-    }
-
-    /// The ladder of R8. Every rung is bounded, and the next one does not depend on the one before.
-    async fn fence(&mut self) -> anyhow::Result<()> {
-        let Local::Leading(mut leading) = std::mem::replace(&mut self.local, Local::Nothing) else {
-            return Ok(());
-        };
-        self.becoming_since = None;
-        tracing::warn!(module = %self.module, "fencing: this server may not act as primary any more");
-        leading.fence();
-        leading.drop_addresses();
-        self.installed.application.kill().await;
-        leading.abort().await
     }
 
     /// Why this primary's own copy cannot be trusted any more, when another copy can take over (R11).
@@ -636,7 +670,7 @@ impl Agent {
             server: member.id(),
             after_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        let proposal = member.proposal(command, "");
+        let proposal = member.proposal(command, "start_prim has ended well");
         tokio::spawn(async move {
             if let Err(error) = member.consensus.propose(proposal, PROPOSAL_DEADLINE).await {
                 tracing::debug!(%error, "the start of the application is not on record");
@@ -679,8 +713,11 @@ impl Agent {
             .lease_remaining()
             .map(|left| Instant::now() + left);
         let early_ends = self.early.as_ref().map(|early| early.until);
-        [Some(self.not_before), patience_ends, lease_ends, early_ends]
+        let asks_until = Some(self.asks_until);
+        let ends = [patience_ends, lease_ends, early_ends, asks_until];
+        [Some(self.not_before)]
             .into_iter()
+            .chain(ends)
             .flatten()
             .filter(|at| *at > Instant::now())
             .fold(look_again, Instant::min)

@@ -18,8 +18,9 @@ use crate::member::Member;
 
 /// How long a proposal may look for a leader before the situation is looked at again.
 const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);
-/// How long the first session after a switchover may take before the peer is dropped and reintegrated instead.
-const HANDOVER_SESSION_MAX: Duration = Duration::from_secs(2);
+/// How long the peer may be dialled for the first session after a switchover, before it is dropped and reintegrated instead.
+/// With the greeting (`GREETING_IN_SYNC_MAX`) that is how long a switchover may keep writers waiting.
+const HANDOVER_DIAL_MAX: Duration = Duration::from_millis(1700);
 /// How long reaching lock-step may take once every block was compared.
 const HOLD_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two attempts to reach a peer that takes over the other half of a switchover.
@@ -80,9 +81,10 @@ impl Partnership {
                     let hands_over = self.may_begin_identical
                         && record.identical
                         && is_named
-                        && started.elapsed() < HANDOVER_SESSION_MAX;
+                        && started.elapsed() < HANDOVER_DIAL_MAX;
                     if hands_over || !(is_named || may_have_been_added) {
-                        session = self.attach(&record, peer, hands_over).await;
+                        let dial_until = hands_over.then_some(started + HANDOVER_DIAL_MAX);
+                        session = self.attach(&record, peer, dial_until).await;
                     } else {
                         self.drop_peer(&record, peer).await;
                     }
@@ -180,8 +182,15 @@ impl Partnership {
         }
     }
 
-    /// Dials the peer and starts a session; in sync at once after a switchover, with a resync otherwise.
-    async fn attach(&self, record: &MirrorRecord, peer: ServerId, in_sync: bool) -> Session {
+    /// Dials the peer and starts a session; in sync at once after a switchover, when the peer must be reached until
+    /// `dial_until`; with a resync otherwise.
+    async fn attach(
+        &self,
+        record: &MirrorRecord,
+        peer: ServerId,
+        dial_until: Option<Instant>,
+    ) -> Session {
+        let in_sync = dial_until.is_some();
         let id = self.member.next_session();
         let retry = if in_sync {
             HANDOVER_RETRY
@@ -202,7 +211,15 @@ impl Partnership {
             session: id,
             in_sync,
         };
-        let link = match self.member.dial_mirror(peer).await {
+        let dialled = self.member.dial_mirror(peer);
+        let dialled = match dial_until {
+            None => dialled.await,
+            Some(until) => match tokio::time::timeout_at(until, dialled).await {
+                Ok(dialled) => dialled,
+                Err(_) => return failed,
+            },
+        };
+        let link = match dialled {
             Ok(link) => link,
             Err(error) => {
                 tracing::debug!(module = %self.module, %error, "cannot reach server {peer}");

@@ -202,3 +202,71 @@ fn waits_for(holders: &[ServerId], name: impl Fn(ServerId) -> String) -> String 
     let names: Vec<String> = holders.iter().map(|holder| name(*holder)).collect();
     format!("waits for {}: it holds the newest copy", names.join(" or "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::goal::tests::record;
+
+    const ME: ServerId = ServerId(1);
+    const PEER: ServerId = ServerId(2);
+
+    fn shown(report: &Report, record: &MirrorRecord) -> (ModuleState, Quality, String) {
+        let shown = report.shown(Some(record), ME, |server| format!("s{server}"), |_| false);
+        (shown.state, shown.quality, shown.detail)
+    }
+
+    fn follows() -> Report {
+        Report {
+            running: Running::Following,
+            ..Report::default()
+        }
+    }
+
+    /// Goal: a server that may not serve before a majority has answered says so, and why (R6).
+    #[test]
+    fn waiting_for_a_majority_is_told_with_its_reason() {
+        let alone = record(7, Some(ME), &[ME]);
+        let open = Report {
+            waits_for_majority: true,
+            addition_open: true,
+            ..follows()
+        };
+        let (state, quality, detail) = shown(&open, &alone);
+        assert_eq!((state, quality), (ModuleState::Wait, Quality::NotReady));
+        assert_eq!(
+            detail,
+            "waits for a majority of the voters: s2 may have been made an up-to-date copy just before this server went down"
+        );
+        let both = record(7, Some(ME), &[ME, PEER]);
+        let waits = Report {
+            waits_for_majority: true,
+            ..follows()
+        };
+        assert_eq!(
+            shown(&waits, &both).2,
+            "waits for a majority of the voters: the other copy may lead by now"
+        );
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_brought_up_to_date_says_why() {
+        let theirs = record(7, Some(PEER), &[PEER]);
+        let full = Report {
+            copy_trouble: Some("no room".to_owned()),
+            ..follows()
+        };
+        let expected = (ModuleState::Second, Quality::NotReady, "no room".to_owned());
+        assert_eq!(shown(&full, &theirs), expected);
+        // What an earlier session said does not matter any more.
+        let whole = record(8, Some(PEER), &[ME, PEER]);
+        assert_eq!(shown(&full, &whole).1, Quality::Ready);
+        let mut diverged = theirs;
+        diverged.diverged.insert(ME, Epoch(6));
+        assert!(
+            shown(&follows(), &diverged)
+                .2
+                .contains("skcli module diverged")
+        );
+    }
+}

@@ -11,7 +11,7 @@ use super::{Agent, Local};
 use crate::core::plan::Stage;
 
 /// How long a stream may wait until this server has applied as much as its primary.
-const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+const RECORD_PATIENCE: Duration = Duration::from_millis(700);
 
 /// What others ask of an agent.
 pub enum Request {

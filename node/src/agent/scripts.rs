@@ -111,8 +111,8 @@ impl Application {
     }
 
     /// Ends the application now, whatever is under way. The stop script gets a moment for what runs outside the
-    /// cgroup.
-    pub(super) async fn kill(&mut self) {
+    /// cgroup. False when processes survive.
+    pub(super) async fn kill(&mut self) -> bool {
         if let Some(task) = self.under_way.take() {
             task.abort();
         }
@@ -129,7 +129,12 @@ impl Application {
                 tracing::warn!(%error, "stop_prim force");
             }
         }
-        kill(&self.scripts).await;
+        kill(&self.scripts).await
+    }
+
+    /// Kills what is left, without the stop script; false when processes survive.
+    pub(super) async fn kill_again(&self, deadline: Duration) -> bool {
+        self.scripts.cgroup().kill(deadline).await.is_ok()
     }
 
     /// The end of the script under way; never, when there is none.
@@ -191,8 +196,11 @@ async fn stop(scripts: &Scripts, user: &User) {
     }
 }
 
-async fn kill(scripts: &Scripts) {
-    if let Err(error) = scripts.cgroup().kill(KILL_DEADLINE).await {
+/// False when processes survive.
+async fn kill(scripts: &Scripts) -> bool {
+    let killed = scripts.cgroup().kill(KILL_DEADLINE).await;
+    if let Err(error) = &killed {
         tracing::error!(%error, "processes of the module survive");
     }
+    killed.is_ok()
 }

@@ -41,6 +41,13 @@ impl Standing {
         }
     }
 
+    /// It needs nobody, but has just started: before it leads again it looks for a while for a majority that may know better.
+    /// An operator may have forced the other copy meanwhile, and both would own the virtual address until this one hears of
+    /// it.
+    pub fn asks_first(&self, record: &MirrorRecord, is_leading: bool, has_waited: bool) -> bool {
+        self.right(record) == Right::Forever && !self.is_fresh && !is_leading && !has_waited
+    }
+
     /// An addition of the peer may be in the air that `record` does not show.
     pub fn may_have_added(&self, record: &MirrorRecord) -> bool {
         self.addition_open
@@ -61,6 +68,23 @@ mod tests {
             me: ME,
             is_fresh,
             addition_open: addition_open.map(Epoch),
+        }
+    }
+
+    #[test]
+    fn only_whole_copy_asks_first_after_a_start_and_not_for_ever() {
+        let alone = record(7, Some(ME), &[ME]);
+        let both = record(7, Some(ME), &[ME, PEER]);
+        let table = [
+            (&alone, false, false, false, true),
+            (&alone, false, false, true, false),
+            (&alone, false, true, false, false),
+            (&alone, true, false, false, false),
+            (&both, false, false, false, false),
+        ];
+        for (record, is_fresh, is_leading, has_waited, expected) in table {
+            let asks = standing(is_fresh, None).asks_first(record, is_leading, has_waited);
+            assert_eq!(asks, expected, "fresh={is_fresh} leading={is_leading}");
         }
     }
 

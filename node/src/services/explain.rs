@@ -87,9 +87,11 @@ fn cost(state: &ClusterState, event: &Event) -> (Vec<String>, u64) {
         .iter()
         .filter(later)
         .take_while(|other| !other.kind.moves_primary())
-        .find_map(|other| match &other.kind {
-            EventKind::ApplicationStarted { server, after_ms } => Some((other, server, *after_ms)),
-            _ => None,
+        .find_map(|other| {
+            let EventKind::ApplicationStarted { server, after_ms } = &other.kind else {
+                return None;
+            };
+            Some((other, server, *after_ms))
         });
     let Some((start, server, after_ms)) = started else {
         return (Vec::new(), 0);
@@ -120,19 +122,18 @@ fn first_missed_unix_ms(state: &ClusterState, event: &Event) -> Option<u64> {
 
 /// The first voice of the silence that ended in `before`.
 fn first_declared(state: &ClusterState, server: ServerId, before: EventId) -> Option<&Event> {
-    let mut first = None;
-    for event in state.events.iter().rev().filter(|event| event.id < before) {
-        match &event.kind {
-            EventKind::Declared { server: who, .. } if who.id == server => first = Some(event),
-            EventKind::ServerStarted { server: who, .. } | EventKind::ServerUp { server: who }
-                if who.id == server =>
-            {
-                break;
-            }
-            _ => {}
-        }
-    }
-    first
+    let earlier = state.events.iter().rev().filter(|event| event.id < before);
+    earlier
+        .take_while(|event| !is_back(event, server))
+        .filter(|event| {
+            matches!(&event.kind, EventKind::Declared { server: who, .. } if who.id == server)
+        })
+        .last()
+}
+
+/// It was heard, or started, at this point.
+fn is_back(event: &Event, server: ServerId) -> bool {
+    matches!(&event.kind, EventKind::ServerStarted { server: who, .. } | EventKind::ServerUp { server: who } if who.id == server)
 }
 
 fn seconds(ms: u64) -> String {
@@ -141,4 +142,76 @@ fn seconds(ms: u64) -> String {
 
 fn find(state: &ClusterState, id: EventId) -> Option<&Event> {
     state.events.iter().rev().find(|event| event.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::story::{S1, S2, Story};
+    use consensus::state::{Command, Incarnation, Round};
+
+    const W: ServerId = ServerId(3);
+
+    fn declare(voter: ServerId, name: &str) -> Command {
+        Command::Declare {
+            voter,
+            round: Round {
+                incarnation: Incarnation(1),
+                number: 1,
+            },
+            server: S1,
+            incarnation: Incarnation(1),
+            evidence: format!(
+                "s1 not heard by {name} for 1.9 s on any LAN; last on LAN 1 1.9 s ago"
+            ),
+        }
+    }
+
+    /// Goal: one takeover tells who was heard last by whom on which LAN, which entries decided, and what it cost.
+    #[test]
+    fn takeover_explains_itself() {
+        let mut story = Story::mirrored();
+        story.apply(declare(W, "w"));
+        story.apply(declare(S2, "s2"));
+        let module = story.record().name.clone();
+        let entry = story.index;
+        story.apply(Command::ApplicationStarted {
+            module: module.clone(),
+            epoch: story.record().epoch,
+            server: S2,
+            after_ms: 840,
+        });
+        let steps = steps(&story.state, &module);
+        let last = steps.last().expect("a step");
+        assert_eq!(
+            last.what,
+            "s2 took over: s1, which was primary, counts as down"
+        );
+        assert_eq!(last.entry, entry);
+        assert_eq!(
+            last.because,
+            [
+                format!("s1 counts as down: declared by s2 and w, 2 of 3 votes (entry {entry})"),
+                "s1 not heard by s2 for 1.9 s on any LAN; last on LAN 1 1.9 s ago".to_owned(),
+                "s1 not heard by w for 1.9 s on any LAN; last on LAN 1 1.9 s ago".to_owned(),
+            ]
+        );
+        let started = format!(
+            "the application ran on s2 0.8 s after it learned of its role (entry {})",
+            entry + 1
+        );
+        assert_eq!(last.cost[0], started);
+        // A lease and its grace before the first voice, and the start.
+        assert!(last.service_gap_ms >= 1815, "{}", last.service_gap_ms);
+        assert!(steps.len() <= STEPS_MAX);
+    }
+
+    #[test]
+    fn change_without_a_start_costs_nothing_that_is_known() {
+        let story = Story::mirrored();
+        let steps = steps(&story.state, &story.record().name);
+        let last = steps.last().expect("a step");
+        assert!(last.what.contains("is up to date"), "{}", last.what);
+        assert_eq!((last.service_gap_ms, last.cost.len()), (0, 0));
+    }
 }

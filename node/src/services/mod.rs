@@ -11,6 +11,8 @@ mod peer;
 mod plan;
 mod refusal;
 mod state;
+#[cfg(test)]
+mod story;
 
 pub use self::cluster::ClusterService;
 pub use self::module::ModuleService;

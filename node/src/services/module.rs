@@ -310,15 +310,17 @@ impl Module for ModuleService {
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
         let record = require_module(&member, WHAT, &request.module)?;
-        let lines = log::lines(
-            &member,
-            &record.name,
-            usize::try_from(request.newest).unwrap_or(usize::MAX),
-        )
-        .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
-        Ok(Response::new(Box::pin(futures_util::stream::iter(
-            lines.into_iter().map(Ok),
-        ))))
+        let dir = member.paths.scripts(&record.name);
+        // Before the lines are read: one written meanwhile is told twice rather than never.
+        let following = log::Following::from_now(&dir);
+        let newest = usize::try_from(request.newest).unwrap_or(usize::MAX);
+        let lines =
+            log::lines(&dir, newest).map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+        Ok(Response::new(if request.follow {
+            Box::pin(log::follow(following, lines))
+        } else {
+            Box::pin(futures_util::stream::iter(lines.into_iter().map(Ok)))
+        }))
     }
 
     async fn explain(

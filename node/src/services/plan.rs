@@ -73,7 +73,11 @@ impl<'a> Change<'a> {
                 .propose(proposal, CHANGE_DEADLINE)
                 .await
                 .map(drop)
-                .map_err(|error| not_proposed(self.what, &error)),
+                .map_err(|error| match self.member.lease_remaining() {
+                    Some(_) => not_proposed(self.what, &error),
+                    None => not_proposed(self.what, &error)
+                        .also("no majority of the voters answers this server"),
+                }),
             Some(state) => {
                 let index = self.member.consensus.status().applied_index + 1;
                 state
@@ -121,7 +125,7 @@ impl<'a> Change<'a> {
 }
 
 /// What servers do by themselves when people want something else of them.
-fn follow(state: &mut ClusterState, index: u64) {
+pub(super) fn follow(state: &mut ClusterState, index: u64) {
     for _ in 0..FOLLOWED_MAX {
         let Some(command) = state
             .modules

@@ -74,6 +74,12 @@ impl Refusal {
         }
     }
 
+    /// One more reason.
+    pub fn also(mut self, why: &str) -> Self {
+        self.why = format!("{}; {why}", self.why);
+        self
+    }
+
     /// What to type next.
     pub fn next(mut self, command: impl Into<String>) -> Self {
         self.next = command.into();

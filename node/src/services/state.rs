@@ -184,7 +184,9 @@ pub(super) async fn wait_until(
                     word(reply.state()),
                     reply.detail
                 );
-                if is_settled(&reply, wanted) {
+                // Whoever stopped leading has not stopped before that is on record: only then can others go on.
+                let has_left = wanted == Wanted::Started || record.primary != Some(*server);
+                if is_settled(&reply, wanted) && has_left {
                     lines.push(line)
                 } else {
                     missing.push(line)

@@ -11,6 +11,7 @@ mod packet_socket;
 pub mod process;
 pub mod scripts;
 mod spawn;
+pub mod watchdog;
 
 pub use frames::Mac;
 

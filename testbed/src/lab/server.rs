@@ -176,6 +176,12 @@ impl Server {
         }
         command.arg(program).arg("--root").arg(&self.root);
         command.args(["--log-format", "text"]);
+        // Never the machine's own: a lab must not reset it.
+        let watchdog = self.root.join("watchdog");
+        command.arg("--watchdog").arg(match watchdog.exists() {
+            true => watchdog.as_os_str(),
+            false => std::ffi::OsStr::new("none"),
+        });
         if self.node.kind == NodeKind::Witness {
             command.arg("--witness");
         }

@@ -57,11 +57,17 @@ impl Story<'_> {
         forced(arena.cluster(), &s2, epoch_of(arena, &s2)?, "s1 burnt down")?;
         wait_state(arena, &s2, ModuleState::Alone)?;
         write(arena, &s2, "changed", "s2 went on")?;
-        // The former primary hears of it, stops, and sets aside what only it has.
+        // The former primary, back, asks before it leads again; it hears of the force and sets aside what only it has.
+        let said_before = log_of(arena, &s1)?.len();
         arena.lab_mut().power_on(&s1)?;
         arena.lab_mut().start_daemon(&s1)?;
         let leads = arena.primary()?;
         ensure!(leads == s2, "{leads} leads after the force of {s2}");
+        let said = log_of(arena, &s1)?.split_off(said_before);
+        ensure!(
+            !said.contains("step=MountPrimary"),
+            "{s1} led without asking: {said}"
+        );
         ensure!(read(arena, &s1, "changed")? == "s2 went on");
         ensure!(
             !below(arena, &s1, "new").exists(),
@@ -69,9 +75,71 @@ impl Story<'_> {
         );
         let id = listed(arena, &s1)?;
         discard(arena, &s1, &s2, id)?;
+        let followed = Follower::start(arena, &s2)?;
         wrong_side_and_back(arena, &s1, &s2)?;
+        followed.wait_for("the wrong side")?;
         Ok(Figures::default())
     }
+}
+
+/// `skcli cluster events --follow`, as an operator leaves it running.
+struct Follower {
+    process: std::process::Child,
+    output: PathBuf,
+}
+
+impl Follower {
+    fn start(arena: &Arena, server: &str) -> anyhow::Result<Follower> {
+        let output = arena.lab().site().directory().join("followed");
+        let process = std::process::Command::new(crate::lab::program("skcli")?)
+            .arg("--root")
+            .arg(arena.lab().root(server))
+            .args(["cluster", "events", "--follow", "-n", "1"])
+            .stdout(fs::File::create(&output)?)
+            .spawn()?;
+        let follower = Follower { process, output };
+        follower.wait_for("#")?;
+        Ok(follower)
+    }
+
+    fn wait_for(&self, text: &str) -> anyhow::Result<()> {
+        wait::until("an event that is followed", SOON, || {
+            let said = fs::read_to_string(&self.output).map_err(|e| e.to_string())?;
+            if said.contains(text) {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended with its daemon.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Goal: a module that is installed again at once, over the same directory, is not removed by what is left of the former one.
+pub(super) fn reinstalled_at_once(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let cluster = arena.cluster();
+    for _ in 0..3 {
+        cluster.install_bare("s1")?;
+        write(arena, "s1", "kept", "both have it")?;
+        let skcli = cluster.skcli("s1")?;
+        skcli.run(&["module", "stop", "-m", MODULE, "--all", "--wait", "30"])?;
+        skcli.run(&["module", "uninstall", "-m", MODULE])?;
+    }
+    cluster.install_bare("s1")?;
+    ensure!(arena.primary()? == "s1");
+    ensure!(read(arena, "s2", "kept")? == "both have it");
+    let skcli = cluster.skcli("s1")?;
+    skcli.run(&["module", "stop", "-m", MODULE, "--all", "--wait", "30"])?;
+    skcli.run(&["module", "uninstall", "-m", MODULE])?;
+    Ok(Figures::default())
 }
 
 /// Nothing to force while both copies are whole.
@@ -317,6 +385,10 @@ fn write(arena: &Arena, server: &str, name: &str, text: &str) -> anyhow::Result<
         .exec(server, &["sh", "-c", &script], Duration::from_secs(20))?;
     ensure!(done.is_success(), "{script}: {}", done.summary());
     Ok(())
+}
+
+fn log_of(arena: &Arena, server: &str) -> anyhow::Result<String> {
+    Ok(fs::read_to_string(arena.lab().server(server)?.log())?)
 }
 
 /// Reads it below every mount.

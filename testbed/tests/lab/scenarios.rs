@@ -103,3 +103,18 @@ fn addition_open_over_restart() {
 fn force() {
     one_round("force");
 }
+
+#[test]
+fn stop_script_defies() {
+    one_round("stop_script_defies");
+}
+
+#[test]
+fn watchdog_silent() {
+    one_round("watchdog_silent");
+}
+
+#[test]
+fn reinstalled_at_once() {
+    one_round("reinstalled_at_once");
+}

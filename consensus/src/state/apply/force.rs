@@ -93,27 +93,28 @@ impl ClusterState {
     ) -> Result<Accepted, Rejection> {
         let record = self.module(module)?;
         self.check_of_module(record, server)?;
-        if record.primary != Some(server) || epoch > record.epoch {
+        if epoch > record.epoch {
+            return Err(Rejection::StaleEpoch {
+                module: module.clone(),
+                given: epoch,
+                current: record.epoch,
+            });
+        }
+        if record.primary != Some(server) {
             return Err(Rejection::NotPrimary {
                 module: module.clone(),
                 server: self.named(server),
                 primary: record.primary.map(|primary| self.named(primary)),
             });
         }
-        let of_module = |event: &&super::Event| event.module.as_ref() == Some(module);
-        let was_told = self.events.iter().rev().filter(of_module).any(|event| {
-            matches!(event.kind, EventKind::ApplicationStarted { .. }) && event.epoch == Some(epoch)
+        let latest = self.events.iter().rev().find(|event| {
+            event.module.as_ref() == Some(module)
+                && (event.kind.moves_primary() || is_start(&event.kind))
         });
-        if was_told {
+        if latest.is_some_and(|event| is_start(&event.kind)) {
             return Ok(Accepted::Unchanged);
         }
-        let cause = self
-            .events
-            .iter()
-            .rev()
-            .filter(of_module)
-            .find(|event| event.kind.moves_primary())
-            .map(|event| event.id);
+        let (cause, epoch) = (latest.map(|event| event.id), record.epoch);
         let kind = EventKind::ApplicationStarted {
             server: self.named(server),
             after_ms,
@@ -121,4 +122,8 @@ impl ClusterState {
         self.record(entry, Some((module, epoch)), kind, cause);
         Ok(Accepted::Done)
     }
+}
+
+fn is_start(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::ApplicationStarted { .. })
 }

@@ -54,6 +54,7 @@ impl ClusterState {
         let last_cause = self.record(entry, Some((name, epoch)), kind, None);
         let record = MirrorRecord {
             name: name.clone(),
+            installation: entry.index,
             servers,
             epoch,
             primary: None,

@@ -292,3 +292,25 @@ fn events_are_bounded() {
     assert_eq!(script.state.events.len(), EVENTS_MAX);
     script.state.validate().unwrap();
 }
+
+/// A module that goes leaves a floor for new ones; those that stay may be far below it.
+#[test]
+fn regression_epoch_of_a_module_that_stays_may_be_below_the_floor() {
+    let mut script = super::script::Script::new();
+    script.set_up("cluster s1 s2 w3");
+    script.set_up("module db s1 s2");
+    script.set_up("module web s1 s2");
+    script.set_up("running web s1 s2");
+    script.must("want web s2 stopped");
+    script.must("want web s1 stopped");
+    script.must("stepdown web s1 stopped");
+    script.must("uninstall web");
+    let state = &script.state;
+    assert!(
+        state
+            .modules
+            .values()
+            .all(|db| db.epoch < state.epoch_floor)
+    );
+    assert_eq!(state.validate(), Ok(()));
+}

@@ -531,3 +531,23 @@ fn many_threads_share_one_link() {
     });
     acknowledging.join().unwrap();
 }
+
+/// Goal: writers that wait for the first session after a switchover wait no longer than that may take. Method: a peer that takes
+/// the connection and says nothing.
+#[test]
+fn regression_silent_peer_of_a_switchover_is_given_up_soon() {
+    let fixture = Fixture::new(true);
+    let (client, server) = links();
+    let began = std::time::Instant::now();
+    let hello = Hello {
+        in_sync: true,
+        ..hello(5, 1)
+    };
+    let attached = fixture
+        .replicator
+        .attach(client, &hello, fixture.answers.clone());
+    assert!(attached.is_err());
+    let took = began.elapsed();
+    assert!(took < GREETING_MAX / 2, "{took:?}");
+    drop(server);
+}

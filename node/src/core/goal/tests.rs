@@ -11,6 +11,7 @@ const PEER: ServerId = ServerId(2);
 pub(crate) fn record(epoch: u64, primary: Option<ServerId>, in_sync: &[ServerId]) -> MirrorRecord {
     MirrorRecord {
         name: "test".parse().expect("a valid name"),
+        installation: 1,
         servers: [ME, PEER],
         epoch: Epoch(epoch),
         primary,
