@@ -12,6 +12,9 @@ use crate::member::Member;
 /// How long a change looks for a leader before the caller is told.
 pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a server that knows nothing of a module looks for a majority that may.
+const CATCH_UP_MAX: Duration = Duration::from_secs(3);
+
 /// This daemon as a member.
 pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
     daemon.member().ok_or_else(|| {
@@ -20,20 +23,30 @@ pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>,
     })
 }
 
-/// The committed record of the module that the caller named.
-pub(super) fn require_module(
+/// The committed record of the module that the caller named. What was installed a moment ago on another server may not be
+/// applied here yet: before a module counts as unknown the majority is asked (R13).
+pub(super) async fn require_module(
     member: &Member,
     what: &str,
     name: &str,
 ) -> Result<MirrorRecord, Refusal> {
-    let state = member.state();
-    let parsed = name.parse::<ModuleName>().ok();
-    parsed
-        .and_then(|name| state.modules.get(&name).cloned())
-        .ok_or_else(|| {
-            Refusal::unknown(what, format!("there is no module \"{name}\""))
-                .next("skcli module list")
-        })
+    let unknown = |why: String| Refusal::unknown(what, why).next("skcli module list");
+    let Ok(parsed) = name.parse::<ModuleName>() else {
+        return Err(unknown(format!("there is no module \"{name}\"")));
+    };
+    if let Some(record) = member.state().modules.get(&parsed) {
+        return Ok(record.clone());
+    }
+    match member.consensus.read_index(CATCH_UP_MAX).await {
+        Ok(state) => state
+            .modules
+            .get(&parsed)
+            .cloned()
+            .ok_or_else(|| unknown(format!("there is no module \"{name}\""))),
+        Err(error) => Err(unknown(format!(
+            "this server knows no module \"{name}\", and may not have heard of the newest: {error}"
+        ))),
+    }
 }
 
 /// The servers a call is about: empty = this one, `*` = all of the module, else the named one.

@@ -31,7 +31,7 @@ pub(super) async fn everywhere(
 ) -> Result<DivergedReply, Refusal> {
     const WHAT: &str = "there is nothing to list";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module)?;
+    let record = require_module(&member, WHAT, &request.module).await?;
     let mut servers = Vec::new();
     for server in record.servers {
         servers.push(if server == member.id() {
@@ -139,7 +139,7 @@ pub(super) async fn discard(
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "nothing was discarded";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module)?;
+    let record = require_module(&member, WHAT, &request.module).await?;
     let list = format!("skcli module diverged -m {}", record.name);
     let server = match servers_named(&member, WHAT, &record, &request.server)?.as_slice() {
         &[server] => server,

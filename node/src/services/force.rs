@@ -20,7 +20,7 @@ pub(super) async fn force(
     request: &ForceRequest,
 ) -> Result<ChangeReply, Refusal> {
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module)?;
+    let record = require_module(&member, WHAT, &request.module).await?;
     // The epoch on record here may be old: what the majority knows is what is typed back.
     let record = match member.consensus.read_index(CHANGE_DEADLINE).await {
         Ok(state) => state.modules.get(&record.name).cloned().unwrap_or(record),

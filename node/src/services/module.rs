@@ -50,7 +50,7 @@ impl ModuleService {
         what: &str,
     ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
-        let record = require_module(&member, what, &request.module)?;
+        let record = require_module(&member, what, &request.module).await?;
         let servers = servers_named(&member, what, &record, &request.server)?;
         let mut change = Change::new(&member, what, &request.author, request.dry_run);
         let mut done = Vec::new();
@@ -79,7 +79,7 @@ impl ModuleService {
         what: &str,
     ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
-        let record = require_module(&member, what, &request.module)?;
+        let record = require_module(&member, what, &request.module).await?;
         let servers = servers_named(&member, what, &record, &request.server)?;
         let &[server] = servers.as_slice() else {
             return Err(
@@ -170,7 +170,7 @@ impl Module for ModuleService {
         const WHAT: &str = "the module was not uninstalled";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.module)?;
+        let record = require_module(&member, WHAT, &request.module).await?;
         let name = record.name;
         let mut change = Change::new(&member, WHAT, &request.author, request.dry_run);
         change
@@ -202,7 +202,7 @@ impl Module for ModuleService {
         const WHAT: &str = "there is no state to show";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.module)?;
+        let record = require_module(&member, WHAT, &request.module).await?;
         Ok(Response::new(
             state::of_module(&self.daemon, &member, &record).await,
         ))
@@ -285,7 +285,7 @@ impl Module for ModuleService {
         const WHAT: &str = "no secondary was made";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.module)?;
+        let record = require_module(&member, WHAT, &request.module).await?;
         let servers = servers_named(&member, WHAT, &record, &request.server)?;
         if record.primary.is_none() {
             let why = "the module has no primary to copy from";
@@ -309,7 +309,7 @@ impl Module for ModuleService {
         const WHAT: &str = "there is no log to show";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.module)?;
+        let record = require_module(&member, WHAT, &request.module).await?;
         let dir = member.paths.scripts(&record.name);
         // Before the lines are read: one written meanwhile is told twice rather than never.
         let following = log::Following::from_now(&dir);
@@ -329,7 +329,7 @@ impl Module for ModuleService {
     ) -> Result<Response<ExplainReply>, Status> {
         const WHAT: &str = "there is nothing to explain";
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.into_inner().module)?;
+        let record = require_module(&member, WHAT, &request.into_inner().module).await?;
         Ok(Response::new(ExplainReply {
             steps: explain::steps(&member.state(), &record.name),
         }))

@@ -199,7 +199,7 @@ impl Peer for PeerService {
     ) -> Result<Response<ServerModuleReply>, Status> {
         const WHAT: &str = "there is no report";
         self.require_peer(&request)?;
-        let record = require_module(&self.member, WHAT, &request.into_inner().module)?;
+        let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
         Ok(Response::new(super::state::own(
             &self.daemon,
             &self.member,
@@ -213,7 +213,7 @@ impl Peer for PeerService {
     ) -> Result<Response<DivergedServer>, Status> {
         const WHAT: &str = "there is nothing to list";
         self.require_peer(&request)?;
-        let record = require_module(&self.member, WHAT, &request.into_inner().module)?;
+        let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
         let reply = super::diverged::here(&self.daemon, &self.member, &record).await?;
         Ok(Response::new(reply))
     }
@@ -225,7 +225,7 @@ impl Peer for PeerService {
         const WHAT: &str = "nothing was discarded";
         self.require_peer(&request)?;
         let request = request.into_inner();
-        let record = require_module(&self.member, WHAT, &request.module)?;
+        let record = require_module(&self.member, WHAT, &request.module).await?;
         let reply =
             super::diverged::discard_here(&self.daemon, &self.member, &record, request.id).await?;
         Ok(Response::new(reply))
@@ -250,7 +250,7 @@ pub(super) async fn at_primary(
     what: &str,
 ) -> Result<ChangeReply, Refusal> {
     let member = require_member(daemon, what)?;
-    let record = require_module(&member, what, &request.module)?;
+    let record = require_module(&member, what, &request.module).await?;
     let Some(primary) = record.primary else {
         return Err(Refusal::not_now(what, "the module has no primary")
             .next(format!("skcli module state -m {}", record.name)));
@@ -300,7 +300,7 @@ async fn control_here(
 async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the roles were not exchanged";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module)?;
+    let record = require_module(&member, WHAT, &request.module).await?;
     let state_command = format!("skcli module state -m {}", record.name);
     if record.in_sync.len() < 2 {
         return Err(
@@ -354,7 +354,7 @@ async fn restart_here(
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the application was not restarted";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module)?;
+    let record = require_module(&member, WHAT, &request.module).await?;
     let reply = |line: String| ChangeReply {
         lines: vec![line],
         epoch: record.epoch.0,

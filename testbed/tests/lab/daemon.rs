@@ -1,8 +1,9 @@
-//! The daemon's own start and end, without a cluster.
+//! The daemon's own start and end, and what it says while it lags behind.
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use testbed::cluster::observe::{Observer, control_socket};
+use testbed::cluster::{Cluster, MODULE, package};
 use testbed::lab::{Lab, Topology};
 use testbed::wait;
 
@@ -29,4 +30,43 @@ fn regression_silent_clients_do_not_keep_the_daemon() {
     let answer = observer.cluster(&root);
     lab.terminate_daemon("s1", STOP_DEADLINE).unwrap();
     drop((silent, answer));
+}
+
+/// Goal: a module that was just installed elsewhere is not called unknown. Method: it is installed while s2 is cut off; s2 says
+/// what it cannot know, and once healed waits until it knows.
+#[test]
+fn regression_a_server_that_lags_asks_before_it_calls_a_module_unknown() {
+    if let Some(why) = testbed::cluster::missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let cluster = Cluster::form(Lab::up(Topology::mirror()).unwrap()).unwrap();
+    cluster.lab().isolate("s2").unwrap();
+    let bare = package::write_bare(cluster.lab()).unwrap();
+    let bare = bare.display().to_string();
+    let install = [
+        "module",
+        "install",
+        &bare,
+        "-m",
+        MODULE,
+        "--servers",
+        "s1,s2",
+    ];
+    let s1 = cluster.skcli("s1").unwrap();
+    s1.json(&install).unwrap();
+    s1.json(&["module", "prim", "-m", MODULE]).unwrap();
+    let second = ["module", "second", "-m", MODULE];
+    let refused = cluster.skcli("s2").unwrap().try_run(&second).unwrap();
+    assert!(
+        !refused.is_success() && refused.stderr.contains("may not have heard of the newest"),
+        "{}",
+        refused.summary()
+    );
+    let done = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| cluster.skcli("s2").unwrap().try_run(&second).unwrap());
+        cluster.lab().heal().unwrap();
+        asked.join().unwrap()
+    });
+    assert!(done.is_success(), "{}", done.summary());
 }
