@@ -12,12 +12,11 @@ use fs_mirror::{Hello, Primary, PrimaryEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::PROPOSAL_DEADLINE;
 use super::open_addition::OpenAddition;
 use super::warden::Warden;
 use crate::member::Member;
 
-/// How long a proposal may look for a leader before the situation is looked at again.
-const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the peer may be dialled for the first session after a switchover, before it is dropped and reintegrated instead.
 /// With the greeting (`GREETING_IN_SYNC_MAX`) that is how long a switchover may keep writers waiting.
 const HANDOVER_DIAL_MAX: Duration = Duration::from_millis(1700);
