@@ -294,8 +294,8 @@ fn discard(arena: &Arena, s1: &str, s2: &str, id: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// s2 leads. s1 is stopped and falls behind; it is forced although s2 lives and serves; then s2 is forced back. Both times the
-/// deposed copy keeps what only it had, and in the end s2's version counts.
+/// s2 leads. s1 is stopped and falls behind; it is forced although s2 lives and serves. s1's version counts from then on, and the
+/// deposed copy keeps what only it had.
 fn wrong_side_and_back(arena: &mut Arena, s1: &str, s2: &str) -> anyhow::Result<()> {
     let stop = |server: &str| {
         arena
