@@ -23,8 +23,8 @@ struct Arguments {
     /// A witness: votes, holds no files, runs no module.
     #[arg(long)]
     witness: bool,
-    /// The hardware watchdog that resets this server when nothing softer helps; `none` for no watchdog.
-    #[arg(long, default_value = "/dev/watchdog", value_name = "DEVICE")]
+    /// The hardware watchdog that resets this server when nothing softer helps, e.g. /dev/watchdog; `none` for no watchdog.
+    #[arg(long, default_value = "none", value_name = "DEVICE")]
     watchdog: PathBuf,
     /// How to write the log (to standard error).
     #[arg(long, value_enum, default_value = "text")]
