@@ -30,6 +30,9 @@ pub(crate) use keeper::Keeper;
 pub(crate) const REMOVED: &str = "removed";
 /// Kept because its content was about to change.
 pub(crate) const OVERWRITTEN: &str = "overwritten";
+/// Where sets are below the state directory of a copy whose directory is a file system of its own. Outlives the module: it may
+/// be all that is left of acknowledged writes.
+pub const BELOW_STATE: &str = "diverged";
 /// Copies that are being made.
 pub(crate) const PARTIAL: &str = "partial";
 /// Which inodes were kept as overwritten: in the next session their content is not the copy's own any more.
@@ -80,7 +83,7 @@ impl Aside {
                 hidden.push(".sidekick-diverged");
                 parent.join(hidden)
             }
-            (Some(_), Some(_)) | (None, _) | (_, None) => state_dir.join("diverged"),
+            (Some(_), Some(_)) | (None, _) | (_, None) => state_dir.join(BELOW_STATE),
         };
         Aside { place }
     }
@@ -184,8 +187,19 @@ impl Aside {
                 .mode(0o700)
                 .create(set.join(kind))?;
         }
+        remove_partial(&set.join(PARTIAL))?;
         Keeper::open(&set, root)
     }
+}
+
+/// What an earlier run of the daemon had begun to copy would take room for ever: the copy begins anew. This run's own goes on.
+fn remove_partial(directory: &Path) -> io::Result<()> {
+    for entry in entries_of(directory)? {
+        if !keeper::is_of_this_run(&entry.file_name()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn entries_of(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {

@@ -20,7 +20,7 @@ pub mod resync;
 pub mod secondary;
 
 pub use alone::Alone;
-pub use aside::{Aside, AsideFile, AsideSet};
+pub use aside::{Aside, AsideFile, AsideSet, BELOW_STATE as ASIDE_BELOW_STATE};
 pub use copy::{Copy, CopyConfig, EpochError, OpenError};
 pub use epoch::Epoch;
 pub use gate::Gate;

@@ -1,5 +1,6 @@
 //! Sets files aside for one session.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::content::{self, CopyError};
@@ -111,6 +112,8 @@ impl Keeper {
         if is_shared || !self.is_moved(directory, name, &file, &stat)? {
             if is_regular(&stat) {
                 self.keep_content(&file, Inode::of(&stat))?;
+            } else {
+                self.keep_node(directory, name, &file, &stat)?;
             }
             unlinked(rustix::fs::unlinkat(directory, name, AtFlags::empty()))?;
         }
@@ -138,6 +141,39 @@ impl Keeper {
             }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a symbolic link, device, pipe or socket anew in the set: it cannot be moved there, or has other names.
+    fn keep_node(
+        &self,
+        directory: &OwnedFd,
+        name: &[u8],
+        file: &OwnedFd,
+        stat: &Stat,
+    ) -> Result<(), ApplyError> {
+        let path = Path::new(REMOVED).join(self.path_of(file, Inode::of(stat)));
+        let parent = self.under_free_name(&path, |parent, to| {
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => {
+                    let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+                    rustix::fs::symlinkat(target.as_c_str(), parent, to)?;
+                }
+                kind @ (FileType::Fifo
+                | FileType::CharacterDevice
+                | FileType::BlockDevice
+                | FileType::Socket) => {
+                    let mode = Mode::from_raw_mode(stat.st_mode);
+                    rustix::fs::mknodat(parent, to, kind, mode, stat.st_rdev)?;
+                }
+                FileType::RegularFile | FileType::Directory | FileType::Unknown => {
+                    return Err(Errno::NOTSUP);
+                }
+            }
+            let owner = Some(Uid::from_raw(stat.st_uid));
+            let group = Some(Gid::from_raw(stat.st_gid));
+            rustix::fs::chownat(parent, to, owner, group, AtFlags::SYMLINK_NOFOLLOW)
+        })?;
+        rustix::fs::fsync(&parent).map_err(during("set a file aside"))
     }
 
     /// Remembers a directory that goes, should it have been empty.
@@ -177,9 +213,16 @@ impl Keeper {
 }
 
 /// Distinguishes this run of the daemon from all others: what an earlier one was copying may not have reached the disk.
-fn run() -> &'static str {
+pub(super) fn run() -> &'static str {
     static RUN: OnceLock<String> = OnceLock::new();
     RUN.get_or_init(|| format!("{}-{}", std::process::id(), crate::gate::boot_ns()))
+}
+
+/// Whether a partial copy of this name was begun by this run of the daemon.
+pub(super) fn is_of_this_run(partial: &OsStr) -> bool {
+    let name = partial.as_encoded_bytes();
+    name.strip_suffix(run().as_bytes())
+        .is_some_and(|number| number.ends_with(b"."))
 }
 
 fn is_regular(stat: &Stat) -> bool {

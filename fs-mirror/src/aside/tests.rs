@@ -159,14 +159,7 @@ fn without_room_nothing_is_touched() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let small = dir.path().join("small");
-    fs::create_dir(&small).unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=4m", "none"])
-        .arg(&small)
-        .status()
-        .unwrap();
-    assert!(mounted.success());
+    let small = small_disk(&dir);
     let aside = Aside::locate(&small, &small.join("state"));
     assert_eq!(aside.place(), small.join("state/diverged"));
     let root = opened(&small, OFlags::DIRECTORY);
@@ -187,4 +180,64 @@ fn without_room_nothing_is_touched() {
     drop((root, keeper));
     let unmounted = std::process::Command::new("umount").arg(&small).status();
     assert!(unmounted.unwrap().success());
+}
+
+/// A file system of 4 MiB; the caller takes it off.
+fn small_disk(dir: &tempfile::TempDir) -> PathBuf {
+    let small = dir.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "none"])
+        .arg(&small)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    small
+}
+
+#[test]
+fn regression_links_and_pipes_are_kept_on_another_file_system() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: mounting a small file system needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let small = small_disk(&dir);
+    let aside = Aside::locate(&small, &dir.path().join("state"));
+    let root = opened(&small, OFlags::DIRECTORY);
+    let keeper = aside.keeper(SINCE, root.as_fd()).unwrap();
+    std::os::unix::fs::symlink("the target", small.join("link")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(small.join("pipe"))
+        .status();
+    assert!(made.unwrap().success());
+    let read = opened(&small, OFlags::DIRECTORY);
+    for name in [&b"link"[..], b"pipe"] {
+        keeper.take(&read, name, false).unwrap();
+    }
+    assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
+    let removed = aside.directory_of(SINCE).join("removed");
+    let target = fs::read_link(removed.join("link")).unwrap();
+    assert_eq!(target, Path::new("the target"));
+    use std::os::unix::fs::FileTypeExt as _;
+    let pipe = fs::symlink_metadata(removed.join("pipe")).unwrap();
+    assert!(pipe.file_type().is_fifo());
+    assert_eq!(aside.sets(10).unwrap()[0].files_total, 2);
+    drop((root, read, keeper));
+    let unmounted = std::process::Command::new("umount").arg(&small).status();
+    assert!(unmounted.unwrap().success());
+}
+
+#[test]
+fn regression_what_a_dead_daemon_had_begun_to_copy_is_removed() {
+    let fixture = Fixture::new();
+    drop(fixture.keeper());
+    let partial = fixture.aside.directory_of(SINCE).join(PARTIAL);
+    let ours = partial.join(format!("8.{}", keeper::run()));
+    fs::write(partial.join("7.1-2"), "of a daemon that was killed").unwrap();
+    fs::write(&ours, "of this one, to be gone on with").unwrap();
+    drop(fixture.keeper());
+    let left: Vec<_> = fs::read_dir(&partial).unwrap().collect();
+    assert_eq!(left.len(), 1);
+    assert!(ours.exists());
 }

@@ -10,6 +10,7 @@ mod leading;
 pub mod open_addition;
 mod partnership;
 mod proposals;
+mod removal;
 mod report;
 mod requests;
 mod scripts;
@@ -618,10 +619,14 @@ impl Agent {
             .fold(look_again, Instant::min)
     }
 
-    /// The module is gone from the cluster: nothing of it stays but the data.
+    /// The module is gone from the cluster: nothing of it stays but the data, and what a force set aside of it.
     async fn remove(&self) {
         let dir = self.member.paths.module(&self.module);
-        if let Err(error) = tokio::fs::remove_dir_all(&dir).await {
+        let removed = {
+            let dir = dir.clone();
+            blocking(move || removal::remove_all_but_aside(&dir)).await
+        };
+        if let Err(error) = removed {
             tracing::warn!(module = %self.module, %error, "failed to remove {}", dir.display());
         }
         tracing::info!(module = %self.module, "module removed from this server");
