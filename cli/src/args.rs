@@ -3,7 +3,7 @@
 mod cluster;
 mod module;
 
-pub(crate) use cluster::{ClusterVerb, Lease};
+pub(crate) use cluster::{ClusterVerb, Lease, Sure};
 pub(crate) use module::{Change, ModuleVerb, Prim};
 
 use clap::{Parser, Subcommand};

@@ -1,21 +1,27 @@
 //! The verbs of `skcli cluster`.
 
-use crate::args::{Args, ClusterVerb, Lease};
+use crate::args::{Args, ClusterVerb, Lease, Sure};
 use crate::author::author;
+use crate::confirm::confirm;
 use crate::connection::{answer, connect};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::{cluster as text, json};
 use api::v1::cluster_client::ClusterClient;
 use api::v1::{
-    ClusterStateRequest, CreateTokenRequest, EventsRequest, InitRequest, JoinRequest, LeaseProfile,
+    ChangeReply, ClusterStateRequest, CreateTokenRequest, EventsRequest, InitRequest, JoinRequest,
+    LeaseProfile, LeaveRequest, RemoveRequest, RenewCertificateRequest, SetMemberRequest,
 };
+use serde_json::json;
 use std::fs;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 /// Joining ends when the new member has caught up; that may take a while.
 const JOIN_WAIT_S: u64 = 60;
+
+/// A change may wait for a leader, and a server that leaves for the end of its vote.
+const CHANGE_WAIT_S: u64 = 60;
 
 /// Does one verb; the answer is the exit code.
 pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Result<u8, Failure> {
@@ -31,6 +37,7 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 server: server_name(me.server.as_deref())?,
                 addresses: addresses(&me.addresses)?,
                 lease: profile(*lease).into(),
+                author: author(),
             };
             if *dry_run {
                 planned(&text::plan_init(&request), output)
@@ -58,6 +65,8 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
             address,
             token,
             me,
+            replaces,
+            accept_loss,
             dry_run,
         } => {
             let request = JoinRequest {
@@ -65,12 +74,60 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 token: token.clone(),
                 server: server_name(me.server.as_deref())?,
                 addresses: addresses(&me.addresses)?,
+                replaces: replaces.clone().unwrap_or_default(),
+                accept_loss: *accept_loss,
+                author: author(),
             };
             if *dry_run {
                 planned(&text::plan_join(&request), output)
             } else {
                 join(request, args, output).await
             }
+        }
+        ClusterVerb::Leave { alone, sure } => {
+            let request = LeaveRequest {
+                alone: *alone,
+                dry_run: true,
+                author: author(),
+            };
+            leave(request, sure, args, output).await
+        }
+        ClusterVerb::Remove {
+            member,
+            accept_loss,
+            sure,
+        } => {
+            let request = RemoveRequest {
+                member: member.clone(),
+                accept_loss: *accept_loss,
+                dry_run: true,
+                author: author(),
+            };
+            remove(request, sure, args, output).await
+        }
+        ClusterVerb::Renew { dry_run } => {
+            let request = RenewCertificateRequest {
+                dry_run: *dry_run,
+                author: author(),
+            };
+            let reply = answer(CHANGE_WAIT_S, client(args).await?.renew(request)).await?;
+            changed(&reply, *dry_run, output)
+        }
+        ClusterVerb::Set {
+            member,
+            name,
+            addresses: given,
+            dry_run,
+        } => {
+            let request = SetMemberRequest {
+                member: member.clone(),
+                name: name.clone().unwrap_or_default(),
+                addresses: addresses(given)?,
+                dry_run: *dry_run,
+                author: author(),
+            };
+            let reply = answer(CHANGE_WAIT_S, client(args).await?.set(request)).await?;
+            changed(&reply, *dry_run, output)
         }
         ClusterVerb::State => {
             let reply = answer(0, client(args).await?.state(ClusterStateRequest {})).await?;
@@ -120,6 +177,46 @@ async fn join(request: JoinRequest, args: &Args, output: &Output) -> Result<u8, 
     output.answer(
         || json::join(&request, &reply),
         || text::join(&request, &reply),
+    )
+}
+
+/// Shows what it would cost, asks, does it.
+async fn leave(
+    mut request: LeaveRequest,
+    sure: &Sure,
+    args: &Args,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let plan = answer(CHANGE_WAIT_S, client(args).await?.leave(request.clone())).await?;
+    if sure.dry_run {
+        return changed(&plan, true, output);
+    }
+    confirm(&plan.lines, sure)?;
+    request.dry_run = false;
+    let reply = answer(CHANGE_WAIT_S, client(args).await?.leave(request)).await?;
+    changed(&reply, false, output)
+}
+
+async fn remove(
+    mut request: RemoveRequest,
+    sure: &Sure,
+    args: &Args,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let plan = answer(CHANGE_WAIT_S, client(args).await?.remove(request.clone())).await?;
+    if sure.dry_run {
+        return changed(&plan, true, output);
+    }
+    confirm(&plan.lines, sure)?;
+    request.dry_run = false;
+    let reply = answer(CHANGE_WAIT_S, client(args).await?.remove(request)).await?;
+    changed(&reply, false, output)
+}
+
+fn changed(reply: &ChangeReply, dry_run: bool, output: &Output) -> Result<u8, Failure> {
+    output.answer(
+        || json!({ "dry_run": dry_run, "lines": reply.lines }),
+        || reply.lines.iter().map(|line| format!("{line}\n")).collect(),
     )
 }
 

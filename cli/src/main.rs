@@ -10,6 +10,7 @@
 mod args;
 mod author;
 mod cluster;
+mod confirm;
 mod connection;
 mod failure;
 mod local;

@@ -135,7 +135,8 @@ pub(crate) async fn run(verb: &ModuleVerb, args: &Args, output: &Output) -> Resu
         | ModuleVerb::Restart(_)
         | ModuleVerb::Swap(_)
         | ModuleVerb::Prim(_)
-        | ModuleVerb::Second(_) => change(verb, args, output).await,
+        | ModuleVerb::Second(_)
+        | ModuleVerb::Place(_) => change(verb, args, output).await,
     }
 }
 
@@ -206,7 +207,8 @@ fn asked(verb: &ModuleVerb) -> Option<ModuleRequest> {
         ModuleVerb::Start(placed)
         | ModuleVerb::Stop(placed)
         | ModuleVerb::Prim(Prim { placed, .. })
-        | ModuleVerb::Second(placed) => {
+        | ModuleVerb::Second(placed)
+        | ModuleVerb::Place(placed) => {
             let server = if placed.all {
                 "*"
             } else {
@@ -239,6 +241,7 @@ async fn change(verb: &ModuleVerb, args: &Args, output: &Output) -> Result<u8, F
         ModuleVerb::Swap(_) => answer(wait_s, client.swap(request)).await?,
         ModuleVerb::Prim(_) => answer(wait_s, client.prim(request)).await?,
         ModuleVerb::Second(_) => answer(wait_s, client.second(request)).await?,
+        ModuleVerb::Place(_) => answer(wait_s, client.place(request)).await?,
         ModuleVerb::Install { .. }
         | ModuleVerb::List
         | ModuleVerb::State { .. }

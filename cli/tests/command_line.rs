@@ -492,3 +492,46 @@ fn what_is_set_aside_is_listed_and_discarded() {
         "discard 5 of pg on (s1) by ann, dry run false\n"
     );
 }
+
+#[test]
+fn what_cannot_be_undone_is_asked_for() {
+    let daemon = Rote::start();
+    let plan = skcli(daemon.root(), &["cluster", "remove", "s2", "--dry-run"]);
+    assert_eq!(stdout(&plan), "remove s2 loss false dry true by ann\n");
+    // Nobody sits at the terminal: the plan is shown, nothing is done.
+    let refused = skcli(daemon.root(), &["cluster", "remove", "s2"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let text = stderr(&refused);
+    assert!(
+        text.contains("remove s2 loss false dry true") && text.contains("--yes"),
+        "{text}"
+    );
+    let done = skcli(
+        daemon.root(),
+        &["cluster", "remove", "s2", "--accept-loss", "--yes"],
+    );
+    assert_eq!(stdout(&done), "remove s2 loss true dry false by ann\n");
+    let left = skcli(
+        daemon.root(),
+        &["cluster", "leave", "--alone", "-y", "--json"],
+    );
+    assert_eq!(
+        json_of(&left),
+        json!({ "dry_run": false, "lines": ["leave alone true dry false by ann"] })
+    );
+    let nothing = skcli(daemon.root(), &["cluster", "set", "s2"]);
+    assert_eq!(nothing.status.code(), Some(2), "neither name nor address");
+    let set = skcli(
+        daemon.root(),
+        &[
+            "cluster",
+            "set",
+            "s2",
+            "--name",
+            "s3",
+            "--address",
+            "10.0.0.3:9453",
+        ],
+    );
+    assert_eq!(stdout(&set), "set s2 name s3 at 10.0.0.3:9453 dry false\n");
+}

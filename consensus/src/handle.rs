@@ -5,9 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
 use openraft::{EmptyNode, Instant as _};
 use parking_lot::Mutex;
 use store::{BindError, Identity, OpenError, Origin, Store};
@@ -59,6 +61,8 @@ pub struct Options {
     pub known: BTreeMap<ServerId, Vec<SocketAddr>>,
     /// The lease time `L` of the cluster in milliseconds.
     pub lease_ms: u64,
+    /// How much of the log other members remember this one to have held ([`Consensus::remembered`]); 0 when nobody does.
+    pub remembered: u64,
 }
 
 /// Why consensus did not start.
@@ -70,6 +74,20 @@ pub enum StartError {
     /// The store is not this member's.
     #[error("bind consensus store")]
     Bind(#[from] BindError),
+    /// The store is older than what this member has acknowledged: it was restored from a copy.
+    #[error(
+        "the log ends at entry {found}, but this member held it up to entry {remembered}: its state directory was \
+         restored from an old copy, and a voter that forgot what it acknowledged must not vote again"
+    )]
+    Restored {
+        /// Where the log ends.
+        found: u64,
+        /// What others remember.
+        remembered: u64,
+    },
+    /// The log cannot be read.
+    #[error("read raft log")]
+    Log(#[source] io::Error),
     /// A thread could not be started.
     #[error("start thread")]
     Thread(#[source] io::Error),
@@ -109,6 +127,10 @@ pub struct Status {
     /// Members that vote in Raft's configuration, as committed; while it changes, those that vote before and after. It follows
     /// the cluster state with some delay.
     pub voters: BTreeSet<ServerId>,
+    /// The newest configuration of Raft known here, committed or not, counts the vote of this member.
+    pub votes: bool,
+    /// Who says that this member was removed from the cluster for good.
+    pub removed_by: BTreeSet<ServerId>,
     /// Time since each other member was heard, per LAN; `None`: never since this start.
     pub heard: BTreeMap<(ServerId, usize), Option<Duration>>,
 }
@@ -160,6 +182,7 @@ impl Consensus {
             incarnation,
             known,
             lease_ms,
+            remembered,
         } = options;
         let store = open_store(
             dir,
@@ -175,7 +198,13 @@ impl Consensus {
             Duration::from_nanos(timing.heartbeat_ns) * SILENCE_HEARTBEATS,
         ));
         let flusher = Flusher::start().map_err(StartError::Thread)?;
-        let (machine, applied) = Machine::new(SnapshotStore::new(&store, flusher.clone()));
+        let log = RaftLog::new(&store, flusher.clone()).map_err(StartError::Log)?;
+        let durable = log.durable();
+        let found = durable.load(Ordering::Acquire);
+        if found < remembered {
+            return Err(StartError::Restored { found, remembered });
+        }
+        let (machine, applied) = Machine::new(SnapshotStore::new(&store, flusher));
         let book = AddressBook {
             applied: applied.clone(),
             known,
@@ -187,14 +216,7 @@ impl Consensus {
             me,
             links: links.clone(),
         };
-        let raft = Raft::new(
-            me.0,
-            config,
-            network,
-            RaftLog::new(&store, flusher),
-            machine,
-        )
-        .await;
+        let raft = Raft::new(me.0, config, network, log, machine).await;
         let raft = raft.map_err(|error| StartError::Raft(Box::new(error)))?;
 
         let proposer = Proposer {
@@ -202,6 +224,7 @@ impl Consensus {
             raft: raft.clone(),
             links,
             applied: applied.clone(),
+            heard: heard.clone(),
         };
         let (liveness, lease) =
             Liveness::new(timing, me, incarnation, applied.clone(), heard.clone());
@@ -211,6 +234,7 @@ impl Consensus {
             timing,
             dialer,
             applied: applied.clone(),
+            durable,
             heard: heard.clone(),
             liveness: liveness.clone(),
         };
@@ -316,6 +340,11 @@ impl Consensus {
         self.inner.proposer.read_index(deadline).await
     }
 
+    /// How much of the log `server` said it holds, in any of its runs since this member started; 0 when it was not heard.
+    pub fn remembered(&self, server: ServerId) -> u64 {
+        self.inner.heard.durable(server)
+    }
+
     /// The services that other members call. Each request must carry a [`crate::Peer`] extension.
     pub fn routes(&self) -> Routes {
         let Inner {
@@ -371,9 +400,30 @@ impl Consensus {
             applied_index: applied.index,
             last_quorum_age: metrics.last_quorum_acked.map(|at| at.elapsed()),
             voters: voters(metrics.committed_membership_config.get_joint_config()),
+            votes: metrics.membership_config.voter_ids().any(|id| id == me.0),
+            removed_by: heard.removers(),
             heard: lans
                 .map(|(id, lan)| ((id, lan), heard.age(id, lan)))
                 .collect(),
+        }
+    }
+
+    /// Returns when this member cannot take part any more, and why: its log cannot be written, say. Its vote must not be
+    /// counted on from then on, and what it has applied grows old. Never returns for a member that was shut down.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let running = metrics.borrow_watched().running_state.clone();
+            match running {
+                Ok(()) => {}
+                Err(Fatal::Stopped) => std::future::pending().await,
+                Err(error @ (Fatal::StorageError(_) | Fatal::Panicked)) => {
+                    return error.to_string();
+                }
+            }
+            if metrics.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

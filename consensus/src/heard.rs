@@ -13,6 +13,10 @@ use crate::state::ServerId;
 pub(crate) struct Heard {
     last: Mutex<BTreeMap<(ServerId, usize), BootTime>>,
     reports: Mutex<BTreeMap<ServerId, BTreeSet<ServerId>>>,
+    /// How much of the log each member said it holds for ever, whatever its run.
+    durable: Mutex<BTreeMap<ServerId, u64>>,
+    /// Who says that this member was removed from the cluster.
+    removers: Mutex<BTreeSet<ServerId>>,
     fresh: Duration,
 }
 
@@ -22,12 +26,36 @@ impl Heard {
         Heard {
             last: Mutex::default(),
             reports: Mutex::default(),
+            durable: Mutex::default(),
+            removers: Mutex::default(),
             fresh,
         }
     }
 
     pub(crate) fn note(&self, server: ServerId, lan: usize, at: BootTime) {
         self.last.lock().insert((server, lan), at);
+    }
+
+    /// `server` says that this member was removed from the cluster for good. True when it says so for the first time.
+    pub(crate) fn note_remover(&self, server: ServerId) -> bool {
+        self.removers.lock().insert(server)
+    }
+
+    /// `server` says that it holds the log up to `index` for ever.
+    pub(crate) fn note_durable(&self, server: ServerId, index: u64) {
+        let mut durable = self.durable.lock();
+        let highest = durable.entry(server).or_default();
+        *highest = index.max(*highest);
+    }
+
+    /// How much of the log `server` said it holds; 0 when it has not been heard since this start.
+    pub(crate) fn durable(&self, server: ServerId) -> u64 {
+        self.durable.lock().get(&server).copied().unwrap_or(0)
+    }
+
+    /// Who says that this member was removed.
+    pub(crate) fn removers(&self) -> BTreeSet<ServerId> {
+        self.removers.lock().clone()
     }
 
     /// `server` says that it hears `hears`.

@@ -7,6 +7,7 @@
 
 mod heartbeat;
 mod lease;
+mod settling;
 mod time;
 mod watcher;
 

@@ -29,8 +29,6 @@ use crate::liveness::{Action, BootTime, Heartbeat, LeaseHolder, Timing, Verdict,
 use crate::raft::machine::Applied;
 use crate::state::{ClusterState, Incarnation, ServerId};
 
-/// Between two looks at who is silent.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Opinions waiting to be proposed; one that does not fit is formed again 200 ms later.
 const ACTIONS_MAX: usize = 64;
 
@@ -93,6 +91,13 @@ impl Liveness {
         cores.publish_lease(&state, now);
     }
 
+    /// `voter` says that this member was removed from the cluster.
+    pub(crate) fn on_removed(&self, voter: ServerId) {
+        if self.heard.note_remover(voter) {
+            tracing::warn!(%voter, "a voter says that this member was removed from the cluster for good");
+        }
+    }
+
     fn look(&self) -> Vec<Action> {
         let state = self.applied.borrow().state.clone();
         let mut cores = self.cores.lock();
@@ -138,9 +143,10 @@ impl LivenessThread {
             .spawn(move || {
                 runtime.block_on(async {
                     let liveness = beats.liveness().clone();
+                    let look_interval = Duration::from_nanos(beats.timing.look_ns());
                     tokio::select! {
                         () = beats.run() => {}
-                        () = look_regularly(liveness, actions) => {}
+                        () = look_regularly(liveness, look_interval, actions) => {}
                         // Also when the handle was dropped without stopping: nobody is left to serve.
                         _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
                     }
@@ -158,8 +164,12 @@ impl LivenessThread {
     }
 }
 
-async fn look_regularly(liveness: Arc<Liveness>, actions: mpsc::Sender<Action>) {
-    let mut ticks = interval(LOOK_INTERVAL);
+async fn look_regularly(
+    liveness: Arc<Liveness>,
+    look_interval: Duration,
+    actions: mpsc::Sender<Action>,
+) {
+    let mut ticks = interval(look_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

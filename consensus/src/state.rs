@@ -31,11 +31,11 @@ pub use ids::{
     PackageHashError, ServerId, Who,
 };
 pub use members::{
-    ClusterInfo, Declaration, LANS_MAX, MEMBERS_MAX, Member, MemberKind, NewMember, Round,
-    TOKENS_MAX, Token, VOTERS_MAX,
+    ClusterInfo, Declaration, FORMER_VOTERS_MAX, FormerVoters, LANS_MAX, MEMBERS_MAX, Member,
+    MemberKind, NewMember, Round, TOKENS_MAX, Token, VOTERS_MAX,
 };
 pub use mirror::{
-    ADDRESSES_MAX, AckMode, DIRECTORIES_MAX, MODULES_MAX, MirrorRecord, Standing, Wanted,
+    ADDRESSES_MAX, AckMode, DIRECTORIES_MAX, MODULES_MAX, MirrorRecord, Standing, VACANT, Wanted,
 };
 pub use rejection::{DirectoryProblem, Rejection, RunningConflict};
 pub use validate::Violation;
@@ -49,6 +49,8 @@ pub struct ClusterState {
     pub members: BTreeMap<ServerId, Member>,
     /// The highest number given to a member so far.
     pub last_server: ServerId,
+    /// Sets of voters that were replaced while modules were installed, oldest first, until no lease can rest on them.
+    pub former_voters: Vec<FormerVoters>,
     /// Members that left; their numbers are never used again (R12).
     pub removed: BTreeSet<ServerId>,
     /// Join tokens, by the SHA-256 of their secret.
@@ -72,8 +74,9 @@ pub struct ClusterState {
 }
 
 impl ClusterState {
-    /// Who votes. Three and more members: all, servers first, at most [`VOTERS_MAX`]. A pair without a witness: its
-    /// first server only, since two voters are lost with either.
+    /// Who votes: one, three or five members, servers first, in the order they joined; the others learn. An even number of
+    /// voters would survive no more losses than the odd number below it. A pair without a witness therefore has one voter,
+    /// its first server, and no group ever has two: it would be lost with either.
     #[must_use]
     pub fn voters(&self) -> BTreeSet<ServerId> {
         let of_kind = |kind| {
@@ -82,14 +85,29 @@ impl ClusterState {
                 .filter(move |m| m.kind == kind)
                 .map(|m| m.id)
         };
-        let servers = of_kind(MemberKind::Server);
-        if self.members.len() < 3 {
-            return servers.take(1).collect();
-        }
-        servers
-            .chain(of_kind(MemberKind::Witness))
-            .take(VOTERS_MAX)
-            .collect()
+        let may_vote = of_kind(MemberKind::Server).chain(of_kind(MemberKind::Witness));
+        let count = match self.members.len() {
+            0..3 => 1,
+            3..VOTERS_MAX => 3,
+            _ => VOTERS_MAX,
+        };
+        may_vote.take(count).collect()
+    }
+
+    /// The sets of voters of which each must agree, by a majority of its own, that a server holds a lease, or that it is
+    /// down: the present voters, and those that a lease may still rest on (`docs/design/2026-11-26-voters.md`).
+    pub fn electorates(&self) -> impl Iterator<Item = BTreeSet<ServerId>> + '_ {
+        let former = self
+            .former_voters
+            .iter()
+            .map(|former| former.voters.clone());
+        former.chain([self.voters()])
+    }
+
+    /// Everybody whose opinion on who is alive counts somewhere.
+    #[must_use]
+    pub fn all_voters(&self) -> BTreeSet<ServerId> {
+        self.electorates().flatten().collect()
     }
 
     /// The cluster has applied the start of this run of `server`. Until then the run must not count on the record:

@@ -114,6 +114,7 @@ pub fn wrap(kind: Kind, from: u64, to: u64, body: Vec<u8>) -> Vec<u8> {
             to,
             proposal: body.into(),
             deadline_ms: 200,
+            relay: false,
         }
         .encode_to_vec(),
         Kind::ReadIndex | Kind::Heartbeat | Kind::HeartbeatAnswer => body,
@@ -179,6 +180,7 @@ fn heartbeat() -> proto::Heartbeat {
         sent_at: 123_456_789_012,
         applied: 41,
         hears: vec![1, 2],
+        durable: 40,
     }
 }
 
@@ -194,6 +196,7 @@ fn read() -> proto::ReadIndexRequest {
         from: 3,
         to: 1,
         deadline_ms: 500,
+        relay: true,
     }
 }
 

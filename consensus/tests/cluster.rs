@@ -313,3 +313,84 @@ async fn member_that_missed_what_is_purged_gets_a_snapshot() {
         cluster.power_off(3).await;
     }
 }
+
+/// Two members do not reach the leader, and nobody reaches more members than the leader does: leadership stays where it is
+/// (R17), and what the two propose and read goes through those in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_reach_the_leader_proposes_and_reads_through_another() {
+    let cluster = Cluster::start(5, false).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=5).filter(|id| *id != leader).collect();
+    let [far, b, c, also_far] = others[..] else {
+        unreachable!("five members")
+    };
+    cluster.wires.cut(leader, far, BOTH);
+    cluster.wires.cut(leader, also_far, BOTH);
+    cluster.wires.cut(b, c, BOTH);
+    for (at, token) in [(far, [51; 32]), (also_far, [52; 32])] {
+        let create = Command::CreateToken {
+            token,
+            witness: false,
+            expires_at_unix_s: u64::MAX,
+        };
+        cluster.propose(at, create).await;
+    }
+    eventually("the leader applies both", || {
+        let tokens = cluster.node(leader).state().tokens.clone();
+        tokens.contains_key(&[51; 32]) && tokens.contains_key(&[52; 32])
+    })
+    .await;
+    // A read shows what was committed before it, although what is applied here comes by the leader only.
+    cluster.wires.heal();
+    let state = cluster.node(far).on().read_index(PATIENCE).await.unwrap();
+    assert!(state.tokens.contains_key(&[52; 32]));
+}
+
+/// The disk of a voter is put back to an earlier state while the others run on: it must not vote again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_restored_from_an_old_copy_is_refused() {
+    let mut cluster = Cluster::start(2, true).await;
+    cluster.power_off(2).await;
+    let copy = tempfile::tempdir().unwrap();
+    copy_files(cluster.store_of(2), copy.path());
+    cluster.power_back(2).await;
+    let token = [61; 32];
+    let create = Command::CreateToken {
+        token,
+        witness: false,
+        expires_at_unix_s: u64::MAX,
+    };
+    cluster.propose(2, create).await;
+    eventually("server 2 has it, and says so", || {
+        let applied = cluster.node(2).on().status().applied_index;
+        cluster.node(2).state().tokens.contains_key(&token)
+            && cluster.node(1).on().remembered(ServerId(2)) >= applied
+    })
+    .await;
+    cluster.power_off(2).await;
+    let as_it_is = cluster
+        .start_as(2, CLUSTER, Origin::Existing)
+        .await
+        .unwrap();
+    as_it_is.shutdown().await;
+    cluster.wipe(2);
+    copy_files(copy.path(), cluster.store_of(2));
+    let refused = cluster.start_as(2, CLUSTER, Origin::Existing).await.err();
+    assert!(
+        matches!(refused, Some(StartError::Restored { found, remembered }) if found < remembered),
+        "{refused:?}"
+    );
+}
+
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_files(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}

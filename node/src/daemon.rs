@@ -1,17 +1,20 @@
 //! The daemon: idle until it belongs to a cluster, then a member with one agent per module.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use consensus::state::{Command, Incarnation, MemberKind, ModuleName, ServerId};
-use consensus::{Consensus, Options, Origin};
+use consensus::{Consensus, OpenError, Options, Origin};
 use fs_mirror::replication::link::LinkError;
 use fs_mirror::{Link, RefusalReason};
 use parking_lot::Mutex;
@@ -19,15 +22,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::open_addition::replace_durably;
 use crate::agent::{self, AgentHandle, Request};
+use crate::leaving;
 use crate::listener::{ControlSocket, Listener, MemberDialer, MirrorConnection};
 use crate::member::Member;
 use crate::paths::Paths;
-use crate::security::{Identity, Security};
+use crate::recall::recall;
+use crate::renewal::keep_renewed;
+use crate::security::{Identity, Known, Security};
 use crate::services::{ClusterService, ModuleService, PeerService};
 use crate::shell::addresses::remove_leftovers;
 use crate::shell::cgroup::Cgroup;
 use crate::shell::watchdog::{Before, Watchdog};
 
+/// Exit status of a daemon whose log cannot be written (`EX_IOERR`).
+const LOG_FAILED: i32 = 74;
 /// How long a primary that opened a stream may take to say what it wants.
 const GREETING_MAX: Duration = Duration::from_secs(2);
 /// How long the processes of an earlier daemon's applications may take to die.
@@ -48,15 +56,41 @@ pub struct Daemon {
     member: ArcSwapOption<Member>,
     agents: Mutex<BTreeMap<ModuleName, AgentHandle>>,
     stopping: watch::Sender<bool>,
+    /// Why this server, which has an identity, takes part in nothing.
+    unfit: ArcSwapOption<String>,
+    /// This server is leaving its cluster: what it has of it is set aside when everything has ended.
+    is_leaving_cluster: AtomicBool,
     /// Set when every application has ended: until then the others must be able to reach this server.
     ended: watch::Sender<bool>,
     // Held for its lock.
     _lock: File,
 }
 
+/// How a daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Stopped,
+    /// It has left its cluster, and should start anew as one that belongs to none.
+    LeftCluster,
+}
+
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// It was removed while it was away.
+    #[error("this server was removed from the cluster for good while it was away")]
+    Removed,
+    /// The others have seen later starts of this member.
+    #[error(
+        "start {next} of this daemon comes after start {known}, which the cluster has seen: its state directory was restored from an old copy, and a voter that forgot what it acknowledged must not vote again"
+    )]
+    RestoredRun {
+        /// The number of this start.
+        next: Incarnation,
+        /// The newest that is committed.
+        known: Incarnation,
+    },
     /// Another daemon works on the same directory.
     #[error("another sknode runs on {0}: stop it, or choose another --root")]
     Running(String),
@@ -83,8 +117,10 @@ impl Daemon {
         make_dir(&paths.raft(), 0o700)?;
         make_dir(&paths.packages(), 0o700)?;
         make_dir(&paths.modules(), 0o711)?;
-        fs::create_dir_all(paths.root().join("run/sidekick"))?;
-        let lock = File::create(paths.lock())?;
+        let run = paths.root().join("run/sidekick");
+        fs::create_dir_all(&run).with_context(|| format!("make {}", run.display()))?;
+        let lock = File::create(paths.lock())
+            .with_context(|| format!("write to {}", paths.state().display()))?;
         if rustix::fs::flock(
             lock.as_fd(),
             rustix::fs::FlockOperation::NonBlockingLockExclusive,
@@ -101,21 +137,26 @@ impl Daemon {
             member: ArcSwapOption::empty(),
             agents: Mutex::new(BTreeMap::new()),
             stopping: watch::Sender::new(false),
+            unfit: ArcSwapOption::empty(),
+            is_leaving_cluster: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             _lock: lock,
         }))
     }
 
-    /// Serves until told to stop.
+    /// Serves until told to stop, or to leave the cluster.
     ///
     /// # Errors
     /// The control socket cannot be bound, or this server's identity or log is damaged.
-    pub async fn run(self: Arc<Self>) -> anyhow::Result<()> {
+    pub async fn run(self: Arc<Self>) -> anyhow::Result<End> {
         let control = ControlSocket::bind(&self.paths.control_socket())?;
         tokio::spawn(self.watchdog.clone().keep_beating());
         if let Some(identity) = Identity::load(&self.paths.identity())? {
-            self.become_member(identity).await?;
+            let author = format!("{} {}", identity.kind, identity.server);
+            self.become_member_again(identity, &author).await?;
         } else {
+            leaving::finish(&self.paths)?;
+            make_dir(&self.paths.raft(), 0o700)?;
             tracing::info!("in no cluster yet: skcli cluster init, or skcli cluster join");
         }
         let router = tonic::transport::Server::builder()
@@ -138,9 +179,72 @@ impl Daemon {
         self.ended.send_replace(true);
         // An answer on its way to an operator gets a moment. A client that follows events, or hangs, keeps nobody here.
         match tokio::time::timeout(LAST_ANSWERS_MAX, serving).await {
-            Ok(served) => Ok(served?),
-            Err(_elapsed) => Ok(()),
+            Ok(served) => served?,
+            Err(_elapsed) => tracing::info!("calls that did not end were cut off"),
         }
+        if self.is_leaving_cluster.load(Ordering::SeqCst) {
+            self.forget_cluster().await?;
+            return Ok(End::LeftCluster);
+        }
+        Ok(End::Stopped)
+    }
+
+    /// A member that must not take part stays, to say so, and to be told to leave.
+    async fn become_member_again(
+        self: &Arc<Self>,
+        identity: Identity,
+        author: &str,
+    ) -> anyhow::Result<()> {
+        // Once known it stays so: the next start has another number, and the others may have forgotten meanwhile.
+        let note = self.paths.identity().join("unfit");
+        if let Ok(why) = fs::read_to_string(&note) {
+            tracing::error!(why, "this server takes part in nothing");
+            self.unfit.store(Some(Arc::new(why)));
+            return Ok(());
+        }
+        match self.become_member(identity, author).await {
+            Ok(_member) => Ok(()),
+            Err(error) if is_unfit(&error) => {
+                let why = format!("{error:#}");
+                if is_unfit_for_good(&error) {
+                    replace_durably(&note, why.as_bytes())?;
+                }
+                tracing::error!(
+                    why,
+                    "this server takes part in nothing; type `skcli cluster leave --alone` here, then let it join again with --replaces"
+                );
+                self.unfit.store(Some(Arc::new(why)));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why this server takes part in nothing although it has an identity.
+    pub fn unfit(&self) -> Option<Arc<String>> {
+        self.unfit.load_full()
+    }
+
+    /// Asks `run` to end everything, set aside what this server has of its cluster, and return.
+    pub fn leave_cluster(&self) {
+        self.is_leaving_cluster.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    async fn forget_cluster(&self) -> anyhow::Result<()> {
+        if let Some(member) = self.member() {
+            member.consensus.clone().shutdown().await;
+        }
+        let label = match Identity::load(&self.paths.identity())? {
+            Some(identity) => format!("{}-{}", identity.cluster, identity.server_id),
+            None => "unknown".to_owned(),
+        };
+        let aside = leaving::set_aside(&self.paths, &label)?;
+        tracing::info!(
+            "left the cluster; what this server had of it is in {}",
+            aside.display()
+        );
+        Ok(())
     }
 
     /// Ends every application in order, so that the other servers take over without waiting for a lease.
@@ -174,20 +278,35 @@ impl Daemon {
         self.agents.lock().get(module).cloned()
     }
 
-    /// Starts consensus, the listener and the agents with an identity that is on disk.
+    /// Starts consensus, the listener and the agents with an identity that is on disk. `author` asked for it.
     ///
     /// # Errors
     /// The log does not belong to the identity, or the port is taken.
     pub async fn become_member(
         self: &Arc<Self>,
         identity: Identity,
+        author: &str,
     ) -> anyhow::Result<Arc<Member>> {
         let security = Arc::new(Security::load(&self.paths.identity(), &identity)?);
         let dialer = Arc::new(MemberDialer::new(
             Arc::clone(&security),
             identity.addresses.clone(),
         ));
-        let incarnation = self.next_incarnation()?;
+        let incarnation = self.next_incarnation().with_context(|| {
+            let state = self.paths.state();
+            format!("note this start in {}", state.display())
+        })?;
+        let memories = recall(&dialer, &identity.known).await;
+        if memories.is_removed {
+            return Err(StartError::Removed.into());
+        }
+        if incarnation <= memories.incarnation {
+            return Err(StartError::RestoredRun {
+                next: incarnation,
+                known: memories.incarnation,
+            }
+            .into());
+        }
         let enrolled = self.paths.identity().join("enrolled");
         let consensus = Consensus::start(Options {
             me: ServerId(identity.server_id),
@@ -207,6 +326,7 @@ impl Daemon {
                 .map(|known| (ServerId(known.id), known.addresses.clone()))
                 .collect(),
             lease_ms: identity.lease_ms,
+            remembered: memories.log_index,
         })
         .await?;
         replace_durably(&enrolled, b"")?;
@@ -214,16 +334,21 @@ impl Daemon {
             self.paths.clone(),
             identity,
             consensus,
+            Arc::clone(&security),
             dialer,
             incarnation,
             self.watchdog.clone(),
         ));
-        self.listen(&member, &security).await?;
-        self.found(&member).await?;
+        self.listen(&member, &security, &member.identity.addresses)
+            .await?;
+        self.found(&member, author).await?;
         self.end_leftovers(&member).await?;
         let how = self.how_started()?;
         self.member.store(Some(Arc::clone(&member)));
         tokio::spawn(Arc::clone(&member).announce_start(how));
+        tokio::spawn(end_when_failed(member.consensus.clone()));
+        tokio::spawn(keep_renewed(Arc::clone(&member), Arc::clone(&security)));
+        tokio::spawn(Arc::clone(self).follow_own_record(Arc::clone(&member), security));
         if member.identity.kind == MemberKind::Server {
             tokio::spawn(Arc::clone(self).run_agents(Arc::clone(&member)));
         }
@@ -263,7 +388,7 @@ impl Daemon {
     }
 
     /// The founder commits the first entry; repeated after a crash in the middle of `cluster init`.
-    async fn found(&self, member: &Arc<Member>) -> anyhow::Result<()> {
+    async fn found(&self, member: &Arc<Member>, author: &str) -> anyhow::Result<()> {
         if let Some(founding) = member.identity.founding(member.incarnation)
             && member.state().cluster.is_none()
         {
@@ -273,7 +398,7 @@ impl Daemon {
             };
             member
                 .consensus
-                .bootstrap(member.proposal(command, "skcli cluster init"))
+                .bootstrap(member.proposal_by(command, author, "skcli cluster init"))
                 .await?;
         }
         Ok(())
@@ -283,9 +408,9 @@ impl Daemon {
         self: &Arc<Self>,
         member: &Arc<Member>,
         security: &Arc<Security>,
+        addresses: &[SocketAddr],
     ) -> anyhow::Result<()> {
-        let listener =
-            Listener::bind(&member.identity.addresses, security.server_config()?).await?;
+        let listener = Listener::bind(addresses, security.server_config()?).await?;
         let routes = member.consensus.routes().add_service(
             PeerService::new(Arc::clone(self), Arc::clone(member), Arc::clone(security)).server(),
         );
@@ -302,6 +427,70 @@ impl Daemon {
             }
         });
         Ok(())
+    }
+
+    /// The cluster may call this server otherwise, or look for it elsewhere: it answers there as well, and knows it when it
+    /// starts again. Where it listened before it listens until then.
+    /// It also notes who the others are, to ask them when it starts again.
+    async fn follow_own_record(self: Arc<Self>, member: Arc<Member>, security: Arc<Security>) {
+        // What is applied before that may be older than what was noted.
+        if member.fresh().wait_for(|is_fresh| *is_fresh).await.is_err() {
+            return;
+        }
+        let mut applied = member.consensus.watch();
+        let mut identity = member.identity.clone();
+        let mut listens_at: BTreeSet<SocketAddr> = identity.addresses.iter().copied().collect();
+        loop {
+            let state = Arc::clone(&applied.borrow_and_update().state);
+            if let Some(record) = state.members.get(&member.id())
+                && (record.name != identity.server || record.addresses != identity.addresses)
+            {
+                let added: Vec<SocketAddr> = record
+                    .addresses
+                    .iter()
+                    .copied()
+                    .filter(|address| !listens_at.contains(address))
+                    .collect();
+                identity.server = record.name.clone();
+                identity.addresses.clone_from(&record.addresses);
+                member.dialer.set_own(identity.addresses.clone());
+                match self.listen(&member, &security, &added).await {
+                    Ok(()) => listens_at.extend(added),
+                    Err(error) => tracing::error!(
+                        error = format!("{error:#}"),
+                        "this server does not listen at its new address"
+                    ),
+                }
+                if let Err(error) = identity.save(&self.paths.identity()) {
+                    tracing::error!(
+                        error = format!("{:#}", anyhow::Error::new(error)),
+                        "the new name or address was not noted: it will be at the next change"
+                    );
+                }
+                tracing::info!(name = %identity.server, addresses = ?identity.addresses, "this server is called and found so from now on");
+            }
+            let known: Vec<Known> = state
+                .members
+                .values()
+                .filter(|other| other.id != member.id())
+                .map(|other| Known {
+                    id: other.id.0,
+                    addresses: other.addresses.clone(),
+                })
+                .collect();
+            if !state.members.is_empty() && known != identity.known {
+                identity.known = known;
+                if let Err(error) = identity.save(&self.paths.identity()) {
+                    tracing::warn!(
+                        error = format!("{:#}", anyhow::Error::new(error)),
+                        "who the other members are was not noted"
+                    );
+                }
+            }
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// A primary opened its stream: the hello says for which module.
@@ -392,11 +581,50 @@ async fn is_set(mut flag: watch::Receiver<bool>) {
     }
 }
 
+/// Whether a member was refused for what it is, and not because something failed: it needs a person.
+fn is_unfit(error: &anyhow::Error) -> bool {
+    let by_us = error
+        .downcast_ref::<StartError>()
+        .is_some_and(|error| match error {
+            StartError::Removed | StartError::RestoredRun { .. } => true,
+            StartError::Running(_) | StartError::NotRoot => false,
+        });
+    let by_store = error
+        .downcast_ref::<consensus::StartError>()
+        .is_some_and(|error| match error {
+            consensus::StartError::Bind(_) | consensus::StartError::Restored { .. } => true,
+            consensus::StartError::Open(error) => matches!(error, OpenError::Damaged { .. }),
+            consensus::StartError::Log(_)
+            | consensus::StartError::Thread(_)
+            | consensus::StartError::Raft(_) => false,
+        });
+    by_us || by_store
+}
+
+/// Whether nothing that could be put right on this server makes it fit again.
+fn is_unfit_for_good(error: &anyhow::Error) -> bool {
+    let by_us = error.downcast_ref::<StartError>().is_some();
+    let by_store = error.downcast_ref::<consensus::StartError>();
+    by_us || matches!(by_store, Some(consensus::StartError::Restored { .. }))
+}
+
+/// A member that cannot write its log answers for nothing any more. It ends at once, so that its leases and addresses run out
+/// and another server takes over; nothing it could still do in order would be committed.
+async fn end_when_failed(consensus: Consensus) {
+    let why = consensus.failed().await;
+    tracing::error!(
+        why,
+        "this member cannot keep its log: the daemon ends, so that another server may take over; see to the disk of the state directory, then start it again"
+    );
+    std::process::exit(LOG_FAILED);
+}
+
 /// Makes a directory with exactly `mode`.
-fn make_dir(dir: &std::path::Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new()
+fn make_dir(dir: &std::path::Path, mode: u32) -> anyhow::Result<()> {
+    let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
-        .create(dir)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+        .create(dir)
+        .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(mode)));
+    made.with_context(|| format!("make {}", dir.display()))
 }

@@ -6,10 +6,13 @@
 pub mod agent;
 pub mod core;
 pub mod daemon;
+pub mod leaving;
 pub mod listener;
 pub mod member;
 pub mod packages;
 pub mod paths;
+mod recall;
+pub mod renewal;
 pub mod security;
 pub mod services;
 pub mod shell;

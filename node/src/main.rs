@@ -1,12 +1,15 @@
 //! `sknode`: the Sidekick daemon.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
-use node::daemon::Daemon;
+use node::daemon::{Daemon, End};
 use node::paths::Paths;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
 /// Libraries say at ERROR what we do not already say ourselves: openraft warns of every heartbeat to a member that is down,
@@ -17,9 +20,10 @@ const LOG_DEFAULT: &str = "info,openraft=error,fuser=error";
 #[derive(Parser)]
 #[command(name = "sknode", version)]
 struct Arguments {
-    /// What etc/sidekick, var/lib/sidekick and run/sidekick are below.
+    /// What etc/sidekick, var/lib/sidekick and run/sidekick are below; a witness of several clusters has one for each, and each
+    /// its own address or port.
     #[arg(long, default_value = "/")]
-    root: PathBuf,
+    root: Vec<PathBuf>,
     /// A witness: votes, holds no files, runs no module.
     #[arg(long)]
     witness: bool,
@@ -43,16 +47,64 @@ fn main() -> anyhow::Result<()> {
     die_on_panic();
     node::shell::process::protect();
     let watchdog = Some(arguments.watchdog).filter(|path| path.as_os_str() != "none");
-    let daemon = Daemon::new(Paths::new(arguments.root), arguments.witness, watchdog)?;
+    if arguments.root.len() > 1 && !arguments.witness {
+        bail!("only a witness serves several clusters: a server belongs to one, give --root once");
+    }
+    let daemons = arguments
+        .root
+        .iter()
+        .map(|root| Daemon::new(Paths::new(root), arguments.witness, watchdog.clone()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let workers = if arguments.witness { 1 } else { 2 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        stop_on_signal(Arc::clone(&daemon))?;
-        daemon.run().await
-    })
+    let end = runtime.block_on(async {
+        stop_on_signal(daemons.clone())?;
+        run_all(daemons).await
+    })?;
+    match end {
+        End::Stopped => Ok(()),
+        End::LeftCluster => start_anew(),
+    }
+}
+
+/// Runs until all have ended. One that fails does not take the others along: each cluster counts on its own vote. One that has
+/// left its cluster ends them all, in order, to start anew.
+async fn run_all(daemons: Vec<Arc<Daemon>>) -> anyhow::Result<End> {
+    let mut running = JoinSet::new();
+    for daemon in &daemons {
+        let daemon = Arc::clone(daemon);
+        let root = daemon.paths.root().to_owned();
+        running.spawn(async move { (root, daemon.run().await) });
+    }
+    let mut outcome = Ok(End::Stopped);
+    while let Some(ended) = running.join_next().await {
+        match ended? {
+            (_, Ok(End::Stopped)) => {}
+            (_, Ok(End::LeftCluster)) => {
+                outcome = Ok(End::LeftCluster);
+                daemons.iter().for_each(|daemon| daemon.stop());
+            }
+            (root, Err(error)) => {
+                if daemons.len() > 1 {
+                    tracing::error!(root = %root.display(), error = format!("{error:#}"), "one of the clusters is not served");
+                }
+                outcome = outcome.and(Err(error));
+            }
+        }
+    }
+    outcome
+}
+
+/// The same program in the same process: nothing of the former membership is left in memory, and whoever watches the daemon
+/// sees no end of it.
+fn start_anew() -> anyhow::Result<()> {
+    let error = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Err(error).context("start anew after leaving the cluster")
 }
 
 fn start_log(format: LogFormat) {
@@ -77,7 +129,7 @@ fn die_on_panic() {
     }));
 }
 
-fn stop_on_signal(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+fn stop_on_signal(daemons: Vec<Arc<Daemon>>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -86,7 +138,7 @@ fn stop_on_signal(daemon: Arc<Daemon>) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("asked to stop");
-        daemon.stop();
+        daemons.iter().for_each(|daemon| daemon.stop());
     });
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use consensus::state::{ClusterState, Command, Incarnation, ModuleName, Proposal, ServerId};
+use consensus::state::{
+    ClusterState, Command, Incarnation, MemberName, ModuleName, Proposal, ServerId,
+};
 use consensus::{Consensus, ProposeError};
 use fs_mirror::Link;
 use fs_mirror::replication::link::LinkError;
@@ -12,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::listener::MemberDialer;
 use crate::paths::Paths;
-use crate::security::Identity;
+use crate::security::{Identity, Security};
 use crate::shell::watchdog::Watchdog;
 
 /// How long one attempt to commit this daemon's start looks for a leader.
@@ -26,6 +28,8 @@ pub struct Member {
     pub identity: Identity,
     /// The cluster's state and its changes.
     pub consensus: Consensus,
+    /// Its certificate and keys.
+    pub security: Arc<Security>,
     /// Connections to the others.
     pub dialer: Arc<MemberDialer>,
     /// Number of this start of the daemon.
@@ -61,6 +65,7 @@ impl Member {
         paths: Paths,
         identity: Identity,
         consensus: Consensus,
+        security: Arc<Security>,
         dialer: Arc<MemberDialer>,
         incarnation: Incarnation,
         watchdog: Watchdog,
@@ -69,6 +74,7 @@ impl Member {
             paths,
             identity,
             consensus,
+            security,
             dialer,
             incarnation,
             watchdog,
@@ -80,6 +86,16 @@ impl Member {
     /// This server.
     pub fn id(&self) -> ServerId {
         ServerId(self.identity.server_id)
+    }
+
+    /// What this server is called in the cluster; until it has applied that, what it called itself.
+    pub fn name(&self) -> MemberName {
+        let state = self.state();
+        let member = state.members.get(&self.id());
+        member.map_or_else(
+            || self.identity.server.clone(),
+            |member| member.name.clone(),
+        )
     }
 
     /// The applied cluster state.
@@ -101,7 +117,7 @@ impl Member {
     pub fn proposal(&self, command: Command, evidence: &str) -> Proposal {
         self.proposal_by(
             command,
-            &format!("server {}", self.identity.server),
+            &format!("{} {}", self.identity.kind, self.name()),
             evidence,
         )
     }

@@ -36,6 +36,11 @@ impl Paths {
         self.state().join("raft")
     }
 
+    /// What former memberships left behind.
+    pub fn left(&self) -> PathBuf {
+        self.state().join("left")
+    }
+
     /// Where packages are kept.
     pub fn packages(&self) -> PathBuf {
         self.state().join("packages")

@@ -2,6 +2,7 @@
 
 pub mod observe;
 pub mod package;
+pub mod profile;
 pub mod skcli;
 
 use crate::lab::{Lab, Node, NodeKind};
@@ -10,6 +11,7 @@ use crate::wait;
 use anyhow::Context as _;
 use api::v1::{self, ModuleState, Quality};
 use observe::Observer;
+use profile::Profile;
 use skcli::Skcli;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,7 +52,15 @@ impl Cluster {
     ///
     /// # Errors
     /// Any step of it failed.
-    pub fn form(mut lab: Lab) -> anyhow::Result<Cluster> {
+    pub fn form(lab: Lab) -> anyhow::Result<Cluster> {
+        Cluster::form_with(lab, Profile::default())
+    }
+
+    /// As `form`, with another lease.
+    ///
+    /// # Errors
+    /// As `form`.
+    pub fn form_with(mut lab: Lab, profile: Profile) -> anyhow::Result<Cluster> {
         let nodes = lab.topology().nodes.clone();
         for node in &nodes {
             lab.start_daemon(&node.name)?;
@@ -64,7 +74,7 @@ impl Cluster {
             cluster.wait_answers(&node.name)?;
         }
         let (first, others) = nodes.split_first().context("a topology without servers")?;
-        cluster.init(first)?;
+        cluster.init(first, profile)?;
         for node in others {
             let token = cluster.join(first, node)?;
             cluster.used_tokens.push(token);
@@ -74,9 +84,10 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn init(&self, first: &Node) -> anyhow::Result<()> {
+    fn init(&self, first: &Node, profile: Profile) -> anyhow::Result<()> {
         let addresses = addresses(first);
         let mut arguments = vec!["cluster", "init", "lab", "--server", &first.name];
+        arguments.extend(["--profile", profile.name()]);
         for address in &addresses {
             arguments.extend(["--address", address]);
         }

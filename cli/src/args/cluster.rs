@@ -13,7 +13,7 @@ pub(crate) enum ClusterVerb {
         #[command(flatten)]
         me: Me,
         /// How fast a lost server is noticed: fast 0.5 s, default 1.5 s, wide 10 s
-        #[arg(long, value_enum, default_value = "default")]
+        #[arg(long, visible_alias = "profile", value_enum, default_value = "default")]
         lease: Lease,
         /// Say what would be done, do nothing
         #[arg(long)]
@@ -39,6 +39,58 @@ pub(crate) enum ClusterVerb {
         token: String,
         #[command(flatten)]
         me: Me,
+        /// Take the place of this member, which is gone for good: its copies are made anew here
+        #[arg(long, value_name = "NAME", value_parser = member_name)]
+        replaces: Option<String>,
+        /// Also where the copy of that member was the only whole one
+        #[arg(long, requires = "replaces")]
+        accept_loss: bool,
+        /// Say what would be done, do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make this server leave its cluster for good; replicated files stay
+    Leave {
+        /// Do not ask the cluster: it no longer knows this server, or has no majority
+        #[arg(long)]
+        alone: bool,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Remove a member that is down and gone for good
+    Remove {
+        /// Its name
+        #[arg(value_parser = member_name)]
+        member: String,
+        /// Also where its copy is the only whole one
+        #[arg(long)]
+        accept_loss: bool,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Give this member a new certificate now; it is renewed by itself when two thirds of its life are over
+    Renew {
+        /// Say what would be done, do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a member another name or other addresses; it listens at the former ones until it starts again
+    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
+    Set {
+        /// Its name
+        #[arg(value_parser = member_name)]
+        member: String,
+        /// Its name from now on
+        #[arg(long, value_name = "NAME", value_parser = member_name, group = "what")]
+        name: Option<String>,
+        /// HOST:PORT from now on, once per LAN, in the same order on all servers
+        #[arg(
+            long = "address",
+            value_name = "HOST:PORT",
+            value_delimiter = ',',
+            group = "what"
+        )]
+        addresses: Vec<String>,
         /// Say what would be done, do nothing
         #[arg(long)]
         dry_run: bool,
@@ -73,6 +125,17 @@ pub(crate) struct Me {
         value_delimiter = ','
     )]
     pub(crate) addresses: Vec<String>,
+}
+
+/// A change that cannot be undone.
+#[derive(Debug, Args)]
+pub(crate) struct Sure {
+    /// Do not ask whether it is meant
+    #[arg(short = 'y', long)]
+    pub(crate) yes: bool,
+    /// Say what would be done and what it costs, do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Profiles of the lease.

@@ -37,6 +37,8 @@ pub(crate) enum ModuleVerb {
     Prim(Prim),
     /// First start: the files of this server are brought up to date from the primary
     Second(Placed),
+    /// Make a second copy, on a server, for a module that lost one for good
+    Place(Placed),
     /// States of one module, or of all
     State {
         #[command(flatten)]

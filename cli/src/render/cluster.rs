@@ -103,7 +103,13 @@ pub(crate) fn state(reply: &ClusterStateReply) -> String {
         reply.term,
         reply.applied_index,
         members(reply)
-    )
+    ) + &notices(reply)
+}
+
+/// Below everything else, where the eye ends.
+fn notices(reply: &ClusterStateReply) -> String {
+    let lines = reply.notices.iter().map(|notice| format!("\n! {notice}\n"));
+    lines.collect()
 }
 
 fn members(reply: &ClusterStateReply) -> String {

@@ -68,6 +68,7 @@ pub(crate) fn cluster(reply: &ClusterStateReply) -> Value {
         "has_quorum": reply.has_quorum,
         "lease_remaining_ms": reply.lease_remaining_ms,
         "members": reply.members.iter().map(member).collect::<Vec<_>>(),
+        "notices": reply.notices,
     })
 }
 

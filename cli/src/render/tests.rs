@@ -36,6 +36,7 @@ fn cluster_reply() -> ClusterStateReply {
             member(2, "s2", false, 90),
             member(3, "w", true, u64::MAX),
         ],
+        notices: Vec::new(),
     }
 }
 
@@ -301,6 +302,7 @@ fn json_names_are_stable() {
         "leader",
         "lease_remaining_ms",
         "members",
+        "notices",
         "term",
     ];
     assert_eq!(names(cluster).unwrap(), expected);

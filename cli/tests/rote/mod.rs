@@ -6,9 +6,10 @@ use api::v1::{
     ChangeReply, ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest,
     DiscardDivergedRequest, DivergedFile, DivergedReply, DivergedRequest, DivergedServer,
     DivergedSet, EventReply, EventsRequest, ExplainReply, Explained, ForceRequest, InitReply,
-    InitRequest, InstallReply, InstallRequest, JoinReply, JoinRequest, LogLine, LogRequest,
-    MemberReply, ModuleListReply, ModuleListRequest, ModuleRequest, ModuleState, ModuleStateReply,
-    ModuleStateRequest, ServerModuleReply,
+    InitRequest, InstallReply, InstallRequest, JoinReply, JoinRequest, LeaveRequest, LogLine,
+    LogRequest, MemberReply, ModuleListReply, ModuleListRequest, ModuleRequest, ModuleState,
+    ModuleStateReply, ModuleStateRequest, RemoveRequest, RenewCertificateRequest,
+    ServerModuleReply, SetMemberRequest,
 };
 use prost::Message;
 use std::path::Path;
@@ -96,6 +97,46 @@ impl Cluster for ClusterRote {
         }))
     }
 
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<ChangeReply>, Status> {
+        let request = request.into_inner();
+        said(format!(
+            "leave alone {} dry {} by {}",
+            request.alone, request.dry_run, request.author
+        ))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let request = request.into_inner();
+        said(format!(
+            "remove {} loss {} dry {} by {}",
+            request.member, request.accept_loss, request.dry_run, request.author
+        ))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        said(format!("renew dry {}", request.into_inner().dry_run))
+    }
+
+    async fn set(
+        &self,
+        request: Request<SetMemberRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let request = request.into_inner();
+        said(format!(
+            "set {} name {} at {} dry {}",
+            request.member,
+            request.name,
+            request.addresses.join(" "),
+            request.dry_run
+        ))
+    }
+
     async fn state(
         &self,
         _: Request<ClusterStateRequest>,
@@ -124,6 +165,13 @@ impl Cluster for ClusterRote {
         };
         Ok(stream((0..request.newest).map(event).collect()))
     }
+}
+
+fn said(line: String) -> Result<Response<ChangeReply>, Status> {
+    Ok(Response::new(ChangeReply {
+        lines: vec![line],
+        epoch: 0,
+    }))
 }
 
 struct ModuleRote;
@@ -310,6 +358,13 @@ impl Module for ModuleRote {
             )],
             epoch: 8,
         }))
+    }
+
+    async fn place(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        echo("place", request)
     }
 
     async fn second(

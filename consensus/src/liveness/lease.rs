@@ -1,6 +1,6 @@
 //! A server's right to serve, as the voters granted it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::state::{ClusterState, Incarnation, ServerId};
 
@@ -52,7 +52,20 @@ impl LeaseHolder {
         if !state.knows_run(self.me, self.incarnation) {
             return None;
         }
-        let voters = state.voters();
+        let by_electorate: Option<Vec<BootTime>> = state
+            .electorates()
+            .map(|voters| self.granted_by_majority_of(&voters, now))
+            .collect();
+        let oldest_needed = by_electorate?.into_iter().min()?;
+        Some(oldest_needed.plus_ns(self.timing.lease_ns))
+    }
+
+    /// When the newest heartbeat was sent that a majority of `voters` has granted.
+    fn granted_by_majority_of(
+        &self,
+        voters: &BTreeSet<ServerId>,
+        now: BootTime,
+    ) -> Option<BootTime> {
         let sent = |voter: &ServerId| {
             if *voter == self.me {
                 Some(now)
@@ -63,7 +76,6 @@ impl LeaseHolder {
         let mut sent: Vec<BootTime> = voters.iter().filter_map(sent).collect();
         sent.sort_unstable_by(|a, b| b.cmp(a));
         let majority = voters.len() / 2 + 1;
-        let oldest_needed = sent.get(majority - 1)?;
-        Some(oldest_needed.plus_ns(self.timing.lease_ns))
+        sent.get(majority - 1).copied()
     }
 }

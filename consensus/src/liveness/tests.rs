@@ -2,6 +2,7 @@
 
 mod lease;
 mod skew;
+mod voters;
 mod watcher;
 
 use crate::state::tests::script::Script;

@@ -78,6 +78,25 @@ impl Timing {
         3 * self.declare_after_ns()
     }
 
+    /// Time between two looks at who is silent: short against what is looked for, so that a look does not delay a takeover.
+    #[must_use]
+    pub fn look_ns(&self) -> u64 {
+        (self.lease_ns / 25).min(50 * MS)
+    }
+
+    /// A connection on which no heartbeat is answered for so long is replaced, while there is time left to be heard on
+    /// the next one.
+    #[must_use]
+    pub fn link_silence_ns(&self) -> u64 {
+        (self.lease_ns * 2 / 5).clamp(250 * MS, 600 * MS)
+    }
+
+    /// Time for one connection, TLS included, and the least time between two attempts.
+    #[must_use]
+    pub fn connect_ns(&self) -> u64 {
+        (self.lease_ns / 5).clamp(150 * MS, 300 * MS)
+    }
+
     /// A voter whose own clock jumped by more than this between two looks was frozen: heartbeats may wait unread.
     /// Shorter pauses cannot make a living member look silent by themselves.
     #[must_use]

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::state::{ClusterState, Command, Incarnation, MemberName, Round, ServerId};
 
 use super::heartbeat::{Heartbeat, NoGrant, Verdict};
+use super::settling::Settling;
 use super::time::{BootTime, Timing};
 
 /// Shortest time between two proposals of one opinion about one member. A proposal may be lost or wait for a leader,
@@ -32,6 +33,13 @@ pub enum Action {
         server: ServerId,
         /// The opinion that ends.
         round: Round,
+        /// What was seen.
+        evidence: String,
+    },
+    /// Replaced voters need no say any more.
+    ProposeSettle {
+        /// The newest replacement that was waited for.
+        replaced_at: u64,
         /// What was seen.
         evidence: String,
     },
@@ -69,6 +77,10 @@ impl Action {
                 },
                 evidence,
             ),
+            Self::ProposeSettle {
+                replaced_at,
+                evidence,
+            } => (Command::SettleVoters { replaced_at }, evidence),
         }
     }
 }
@@ -87,6 +99,7 @@ pub struct Watcher {
     is_voter: bool,
     my_name: Option<MemberName>,
     last_look: BootTime,
+    settling: Settling,
     watched: BTreeMap<ServerId, Watched>,
 }
 
@@ -101,6 +114,8 @@ struct Watched {
     since: BootTime,
     /// The newest heartbeat.
     newest: Option<Newest>,
+    /// The highest log index that its present run says it has applied.
+    applied: u64,
     /// Per LAN the time of the last one, for evidence.
     lans: BTreeMap<usize, BootTime>,
     /// A newer run is heard, and since when.
@@ -145,6 +160,7 @@ impl Watcher {
             is_voter: false,
             my_name: None,
             last_look: now,
+            settling: Settling::default(),
             watched: BTreeMap::new(),
         }
     }
@@ -153,7 +169,13 @@ impl Watcher {
     /// answered or the next look is taken.
     pub fn on_applied(&mut self, state: &ClusterState, now: BootTime) {
         self.is_known = state.knows_run(self.me, self.incarnation);
-        self.is_voter = state.voters().contains(&self.me);
+        let was_voter =
+            std::mem::replace(&mut self.is_voter, state.all_voters().contains(&self.me));
+        if self.is_voter && !was_voter {
+            // Nobody had to be heard by it so far: count everyone as heard, as after a start.
+            self.count_as_heard(now);
+        }
+        self.settling.on_applied(&state.former_voters);
         self.my_name = state.members.get(&self.me).map(|m| m.name.clone());
         self.watched
             .retain(|server, _| state.members.contains_key(server));
@@ -172,6 +194,7 @@ impl Watcher {
                 role_change_index: 0,
                 since: now,
                 newest: None,
+                applied: 0,
                 lans: BTreeMap::new(),
                 unannounced: None,
                 opinion: Opinion::Alive,
@@ -212,9 +235,7 @@ impl Watcher {
         self.last_look = now;
         if was_frozen {
             // What arrived while this daemon slept is still unread: count everyone as heard, as after a start.
-            for watched in self.watched.values_mut() {
-                watched.since = now;
-            }
+            self.count_as_heard(now);
         }
         // What an unknown run says would be refused anyway.
         let (true, Some(my_name)) = (self.is_known, &self.my_name) else {
@@ -226,10 +247,24 @@ impl Watcher {
             may_declare: self.is_voter,
             now,
         };
-        self.watched
+        let opinions = self
+            .watched
             .iter_mut()
-            .filter_map(|(server, watched)| watched.look(*server, look))
-            .collect()
+            .filter_map(|(server, watched)| watched.look(*server, look));
+        let mut actions: Vec<Action> = opinions.collect();
+        if self.is_voter {
+            let has_applied = |voter: ServerId, index: u64| {
+                voter == self.me || self.watched.get(&voter).is_some_and(|w| w.applied >= index)
+            };
+            actions.extend(self.settling.look(self.timing, has_applied, now));
+        }
+        actions
+    }
+
+    fn count_as_heard(&mut self, now: BootTime) {
+        for watched in self.watched.values_mut() {
+            watched.since = now;
+        }
     }
 
     /// When `server` was heard last, on each LAN it was heard on.
@@ -288,6 +323,13 @@ impl Watched {
         {
             return Err(NoGrant::Old);
         }
+        if self
+            .newest
+            .is_some_and(|newest| newest.incarnation < heartbeat.incarnation)
+        {
+            self.applied = 0;
+        }
+        self.applied = self.applied.max(heartbeat.applied);
         self.newest = Some(Newest {
             incarnation: heartbeat.incarnation,
             sent: heartbeat.sent,

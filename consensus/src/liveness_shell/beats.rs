@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 use tracing::debug;
 
 use super::Liveness;
@@ -22,10 +23,6 @@ use crate::raft::dial::{ConnectError, Dialer, connect};
 use crate::raft::machine::Applied;
 use crate::state::{Incarnation, ServerId};
 
-/// Time for one connection, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
-/// A connection on which nothing is answered for so long is replaced.
-const SILENCE_MAX: Duration = Duration::from_millis(600);
 /// Between the starts of two attempts to connect.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(150);
 /// Heartbeats waiting for the connection: a newer one is worth more than an old one, so few.
@@ -37,6 +34,7 @@ struct Beat {
     sent: BootTime,
     applied: u64,
     hears: Vec<u64>,
+    durable: u64,
 }
 
 /// Sends the heartbeats of one server.
@@ -46,6 +44,8 @@ pub(crate) struct Beats {
     pub(crate) timing: Timing,
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) applied: watch::Receiver<Applied>,
+    /// Index up to which the log is on the disk.
+    pub(crate) durable: Arc<AtomicU64>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) liveness: Arc<Liveness>,
 }
@@ -90,16 +90,20 @@ impl Beats {
             sent: clock::now(),
             applied,
             hears,
+            durable: applied.min(self.durable.load(Ordering::Acquire)),
         }
     }
 
     fn targets(&self) -> Vec<Target> {
         let state = self.applied.borrow().state.clone();
-        let voters = state.voters();
+        let voters = state.all_voters();
+        // The learner of a pair becomes a voter when a witness joins: its grant must be there by then, or the lease of the
+        // primary would have a gap.
+        let is_pair = state.members.len() < 3;
         let others = state
             .members
             .iter()
-            .filter(|(id, _)| **id != self.me && voters.contains(id));
+            .filter(|(id, _)| **id != self.me && (is_pair || voters.contains(id)));
         let each_lan = others.flat_map(|(id, member)| {
             let lans = member.addresses.iter().enumerate();
             lans.map(|(lan, address)| Target {
@@ -115,6 +119,8 @@ impl Beats {
         Link {
             me: self.me,
             incarnation: self.incarnation,
+            connect_max: Duration::from_nanos(self.timing.connect_ns()),
+            silence_max: Duration::from_nanos(self.timing.link_silence_ns()),
             target,
             dialer: self.dialer.clone(),
             liveness: self.liveness.clone(),
@@ -154,6 +160,8 @@ impl Drop for Links {
 struct Link {
     me: ServerId,
     incarnation: Incarnation,
+    connect_max: Duration,
+    silence_max: Duration,
     target: Target,
     dialer: Arc<dyn Dialer>,
     liveness: Arc<Liveness>,
@@ -166,6 +174,7 @@ impl Link {
             let next_attempt = Instant::now() + RECONNECT_INTERVAL;
             match self.open().await {
                 Ok((queue, answers)) => self.exchange(queue, answers).await,
+                Err(ConnectError::Removed { by }) => self.liveness.on_removed(by),
                 Err(error) => debug!(target = ?self.target, %error, "no heartbeat connection"),
             }
             sleep_until(next_attempt).await;
@@ -180,7 +189,7 @@ impl Link {
             lan,
             address,
         } = self.target;
-        let channel = connect(self.dialer.clone(), voter, lan, address, CONNECT_TIMEOUT).await?;
+        let channel = connect(self.dialer.clone(), voter, lan, address, self.connect_max).await?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         // The answer to the call may come only with the first answer in it, so the first heartbeat must be under way.
         let first = self.heartbeat();
@@ -191,13 +200,16 @@ impl Link {
         };
         let mut client = HeartbeatsClient::new(channel);
         let exchange = client.exchange(ReceiverStream::new(queued));
-        let opened = timeout(SILENCE_MAX, exchange)
+        let opened = timeout(self.silence_max, exchange)
             .await
             .map_err(|error| unreachable(Arc::new(error)))?;
-        let answers = opened
-            .map_err(|status| unreachable(Arc::new(status)))?
-            .into_inner();
-        Ok((queue, answers))
+        match opened {
+            Ok(answers) => Ok((queue, answers.into_inner())),
+            Err(status) if status.code() == Code::NotFound => {
+                Err(ConnectError::Removed { by: voter })
+            }
+            Err(status) => Err(unreachable(Arc::new(status))),
+        }
     }
 
     /// Sends each beat and takes the answers until the voter falls silent.
@@ -206,13 +218,17 @@ impl Link {
         queue: mpsc::Sender<Heartbeat>,
         mut answers: Streaming<HeartbeatAnswer>,
     ) {
-        let mut silent_from = Instant::now() + SILENCE_MAX;
+        let mut silent_from = Instant::now() + self.silence_max;
         loop {
             tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(HeartbeatAnswer { sent_at, granted })) => {
-                        silent_from = Instant::now() + SILENCE_MAX;
+                        silent_from = Instant::now() + self.silence_max;
                         self.liveness.on_answer(self.target.voter, self.target.lan, BootTime(sent_at), granted);
+                    }
+                    Err(status) if status.code() == Code::NotFound => {
+                        self.liveness.on_removed(self.target.voter);
+                        return;
                     }
                     Ok(None) | Err(_) => return,
                 },
@@ -238,6 +254,7 @@ impl Link {
             sent_at: beat.sent.0,
             applied: beat.applied,
             hears: beat.hears.clone(),
+            durable: beat.durable,
         }
     }
 }

@@ -17,13 +17,14 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Runs until the watcher ends.
 pub(crate) async fn declare(me: ServerId, proposer: Proposer, mut actions: mpsc::Receiver<Action>) {
-    let mut under_way: BTreeMap<ServerId, JoinHandle<()>> = BTreeMap::new();
+    let mut under_way: BTreeMap<Option<ServerId>, JoinHandle<()>> = BTreeMap::new();
     while let Some(action) = actions.recv().await {
         under_way.retain(|_, task| !task.is_finished());
         let server = match &action {
             Action::ProposeDeclare { server, .. } | Action::ProposeWithdraw { server, .. } => {
-                *server
+                Some(*server)
             }
+            Action::ProposeSettle { .. } => None,
         };
         under_way
             .entry(server)
@@ -35,9 +36,13 @@ pub(crate) async fn declare(me: ServerId, proposer: Proposer, mut actions: mpsc:
 async fn propose(me: ServerId, proposer: Proposer, action: Action) {
     let (command, evidence) = action.into_command(me);
     info!(evidence, "propose liveness");
+    let author = match proposer.applied.borrow().state.members.get(&me) {
+        Some(member) => format!("{} {}", member.kind, member.name),
+        None => format!("member {me}"),
+    };
     let proposal = Proposal {
         command,
-        author: format!("server {me}"),
+        author,
         evidence,
         at_unix_ms: clock::unix_ms(),
     };

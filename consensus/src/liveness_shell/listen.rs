@@ -34,6 +34,7 @@ impl HeartbeatService {
         }
         let hears: BTreeSet<ServerId> = message.hears.iter().map(|id| ServerId(*id)).collect();
         self.heard.note_report(from, hears);
+        self.heard.note_durable(from, message.durable);
         let verdict = self.liveness.on_heartbeat(&liveness::Heartbeat {
             from,
             incarnation: Incarnation(message.incarnation),

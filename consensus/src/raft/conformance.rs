@@ -18,7 +18,7 @@ impl StoreBuilder<TypeConfig, RaftLog, Machine, TempDir> for Builder {
         let store = Store::open(directory.path()).unwrap();
         let flusher = Flusher::start().unwrap();
         let (machine, _) = Machine::new(SnapshotStore::new(&store, flusher.clone()));
-        Ok((directory, RaftLog::new(&store, flusher), machine))
+        Ok((directory, RaftLog::new(&store, flusher).unwrap(), machine))
     }
 }
 

@@ -80,6 +80,12 @@ pub(crate) enum ConnectError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// It says that this member was removed from the cluster for good.
+    #[error("server {by} says that this member was removed from the cluster")]
+    Removed {
+        /// Who says so.
+        by: ServerId,
+    },
     /// It has just been tried in vain.
     #[error("server {0} did not answer a moment ago")]
     TriedJustNow(ServerId),

@@ -38,8 +38,8 @@ impl Guard {
     }
 
     /// # Errors
-    /// `PERMISSION_DENIED`: the caller proves no identity, another one than it names, or is no member. `FAILED_PRECONDITION`: the
-    /// call was meant for another member; a leader that replicates to itself because of a wrong address would break Raft.
+    /// `PERMISSION_DENIED`: the caller proves no identity, another one than it names, or is no member. `NOT_FOUND`: it was
+    /// removed for good, and may tell its people. `FAILED_PRECONDITION`: the call was meant for another member; a leader that replicates to itself because of a wrong address would break Raft.
     pub(crate) fn check_peer(
         &self,
         peer: Option<Peer>,
@@ -63,6 +63,11 @@ impl Guard {
         let applied = self.applied.borrow();
         // A member that has just joined learns from the first calls who is in the cluster.
         let is_new_here = applied.state.members.is_empty();
+        if applied.state.removed.contains(&peer) {
+            return Err(Status::not_found(format!(
+                "server {peer} was removed from the cluster for good"
+            )));
+        }
         if !is_new_here && !applied.state.members.contains_key(&peer) {
             return Err(Status::permission_denied(format!(
                 "server {peer} is not a member of the cluster"

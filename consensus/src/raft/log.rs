@@ -6,6 +6,8 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -29,15 +31,35 @@ pub(crate) struct RaftLog {
     entries: Tree,
     marks: Tree,
     flusher: Flusher,
+    durable: Arc<AtomicU64>,
 }
 
 impl RaftLog {
-    pub(crate) fn new(store: &Store, flusher: Flusher) -> RaftLog {
-        RaftLog {
+    /// # Errors
+    /// The log cannot be read.
+    pub(crate) fn new(store: &Store, flusher: Flusher) -> io::Result<RaftLog> {
+        let log = RaftLog {
             store: store.clone(),
             entries: store.tree("raft-log"),
             marks: store.tree("raft"),
             flusher,
+            durable: Arc::default(),
+        };
+        let last = log.last_log_id()?.map_or(0, |log_id| log_id.index);
+        log.durable.store(last, Ordering::Release);
+        Ok(log)
+    }
+
+    /// Index up to which entries are on the disk. Those that are also applied are there for ever.
+    pub(crate) fn durable(&self) -> Arc<AtomicU64> {
+        self.durable.clone()
+    }
+
+    fn last_log_id(&self) -> io::Result<Option<LogId>> {
+        let last = self.last_entry()?.map(|entry| entry.log_id);
+        match last {
+            Some(log_id) => Ok(Some(log_id)),
+            None => self.mark(PURGED),
         }
     }
 
@@ -144,10 +166,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let last_purged_log_id: Option<LogId> = self.mark(PURGED)?;
-        let last_log_id = self
-            .last_entry()?
-            .map(|entry| entry.log_id)
-            .or(last_purged_log_id);
+        let last_log_id = self.last_log_id()?;
         Ok(LogState {
             last_purged_log_id,
             last_log_id,
@@ -182,7 +201,9 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         I::IntoIter: OptionalSend,
     {
         let mut batch = Batch::new();
+        let mut last = 0;
         for entry in entries {
+            last = entry.log_id.index;
             let bytes = encode(&entry).map_err(io::Error::other)?;
             put_chunks(
                 &mut batch,
@@ -192,8 +213,13 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             );
         }
         let pending = self.store.apply(batch).map_err(io::Error::other)?;
-        self.flusher
-            .submit(pending, |outcome| callback.io_completed(outcome));
+        let durable = self.durable.clone();
+        self.flusher.submit(pending, move |outcome| {
+            if outcome.is_ok() {
+                durable.fetch_max(last, Ordering::AcqRel);
+            }
+            callback.io_completed(outcome);
+        });
         Ok(())
     }
 
@@ -203,7 +229,11 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             .to_be_bytes();
         let mut batch = Batch::new();
         self.delete_entries(&mut batch, first.as_slice()..)?;
-        self.commit(batch).await
+        self.commit(batch).await?;
+        // The flushes before this one have said by now what they made durable.
+        let last = last_log_id.map_or(0, |log_id| log_id.index);
+        self.durable.fetch_min(last, Ordering::AcqRel);
+        Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
@@ -211,7 +241,10 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         self.put_mark(&mut batch, PURGED, &log_id)?;
         let end = log_id.index.saturating_add(1).to_be_bytes();
         self.delete_entries(&mut batch, ..end.as_slice())?;
-        self.commit(batch).await
+        self.commit(batch).await?;
+        // With a snapshot of others the log begins after it.
+        self.durable.fetch_max(log_id.index, Ordering::AcqRel);
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use super::dial::{Links, Purpose};
 use super::guard::Guard;
 use super::machine::Applied;
 use super::types::{Outcome, Raft, Record};
+use crate::heard::Heard;
 use crate::proto::proposals_client::ProposalsClient;
 use crate::proto::proposals_server;
 use crate::proto::{ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest};
@@ -84,6 +85,39 @@ enum Attempt {
     Stopped,
 }
 
+/// Whom to ask next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    /// This member leads.
+    Here,
+    /// The leader.
+    Leader(ServerId),
+    /// A voter that may reach the leader, which this member does not hear.
+    Relay(ServerId),
+    /// Nobody is known who could help.
+    Nowhere,
+}
+
+/// `near`: the voters that this member hears. `turn` grows with every attempt that came to nothing, so that one way that does
+/// not work is not tried for ever.
+fn route(me: ServerId, leader: Option<ServerId>, near: &[ServerId], turn: usize) -> Route {
+    if leader == Some(me) {
+        return Route::Here;
+    }
+    let relays: Vec<ServerId> = near
+        .iter()
+        .copied()
+        .filter(|voter| *voter != me && Some(*voter) != leader)
+        .collect();
+    let hears_leader = leader.filter(|leader| near.contains(leader));
+    match (hears_leader, relays.get(turn / 2 % relays.len().max(1))) {
+        (Some(leader), _) if turn.is_multiple_of(2) => Route::Leader(leader),
+        (_, Some(relay)) => Route::Relay(*relay),
+        (Some(leader), None) => Route::Leader(leader),
+        (None, None) => leader.map_or(Route::Nowhere, Route::Leader),
+    }
+}
+
 /// Proposes to the leader, wherever it is.
 #[derive(Clone)]
 pub(crate) struct Proposer {
@@ -91,6 +125,7 @@ pub(crate) struct Proposer {
     pub(crate) raft: Raft,
     pub(crate) links: Arc<Links>,
     pub(crate) applied: watch::Receiver<Applied>,
+    pub(crate) heard: Arc<Heard>,
 }
 
 impl Proposer {
@@ -103,6 +138,15 @@ impl Proposer {
             .map(ServerId)
     }
 
+    fn route(&self, leader: Option<ServerId>, turn: usize) -> Route {
+        let voters = self.applied.borrow().state.voters();
+        let near: Vec<ServerId> = voters
+            .into_iter()
+            .filter(|voter| self.heard.is_fresh_any(*voter))
+            .collect();
+        route(self.me, leader, &near, turn)
+    }
+
     pub(crate) async fn propose(
         &self,
         proposal: Proposal,
@@ -111,15 +155,20 @@ impl Proposer {
         let started = Instant::now();
         let until = started + deadline;
         let mut may_be_in_a_log = false;
+        let mut turn = 0;
         loop {
             let leader = self.leader();
-            let attempt = match leader {
-                Some(leader) if leader == self.me => {
-                    timeout_at(until, self.attempt_here(&proposal)).await
+            let attempt = match self.route(leader, turn) {
+                Route::Here => timeout_at(until, self.attempt_here(&proposal)).await,
+                Route::Leader(leader) => {
+                    timeout_at(until, self.attempt_at(leader, &proposal, until)).await
                 }
-                Some(leader) => timeout_at(until, self.attempt_at(leader, &proposal, until)).await,
-                None => Ok(Attempt::NotSent),
+                Route::Relay(voter) => {
+                    timeout_at(until, self.attempt_through(voter, &proposal, until)).await
+                }
+                Route::Nowhere => Ok(Attempt::NotSent),
             };
+            turn += 1;
             match attempt.unwrap_or(Attempt::Unknown) {
                 Attempt::Decided(Outcome(Ok(accepted))) => return Ok(accepted),
                 // After an attempt of unknown outcome the refusal may be due to that very attempt.
@@ -163,25 +212,50 @@ impl Proposer {
         }
     }
 
+    /// Has `voter` ask the leader it knows.
+    async fn attempt_through(
+        &self,
+        voter: ServerId,
+        proposal: &Proposal,
+        until: Instant,
+    ) -> Attempt {
+        let hopeless = self.links.until_left(voter, Purpose::Proposals);
+        self.ask(voter, proposal, until, true, hopeless).await
+    }
+
     /// Asks `leader` to write. Gives up waiting when somebody else leads or its LAN falls silent: without power nobody answers.
     async fn attempt_at(&self, leader: ServerId, proposal: &Proposal, until: Instant) -> Attempt {
+        let hopeless = self.until_hopeless(leader);
+        self.ask(leader, proposal, until, false, hopeless).await
+    }
+
+    /// Asks `member`; `hopeless` returns when its answer is not worth waiting for any longer.
+    async fn ask(
+        &self,
+        member: ServerId,
+        proposal: &Proposal,
+        until: Instant,
+        relay: bool,
+        hopeless: impl Future<Output = ()>,
+    ) -> Attempt {
         let (Ok(body), Ok(channel)) = (
             encode(proposal),
-            self.links.channel(leader, Purpose::Proposals).await,
+            self.links.channel(member, Purpose::Proposals).await,
         ) else {
             return Attempt::NotSent;
         };
         let request = ProposeRequest {
             from: self.me.0,
-            to: leader.0,
+            to: member.0,
             proposal: Bytes::from(body),
             deadline_ms: milliseconds_until(until),
+            relay,
         };
         let mut client = ProposalsClient::new(channel);
         let answer = tokio::select! {
             answer = client.propose(request) => answer,
-            () = self.until_hopeless(leader) => {
-                self.links.forget(leader, Purpose::Proposals);
+            () = hopeless => {
+                self.links.forget(member, Purpose::Proposals);
                 return Attempt::Unknown;
             }
         };
@@ -191,13 +265,13 @@ impl Proposer {
             Err(status)
                 if matches!(
                     status.code(),
-                    Code::PermissionDenied | Code::FailedPrecondition
+                    Code::PermissionDenied | Code::FailedPrecondition | Code::NotFound
                 ) =>
             {
                 Attempt::NotSent
             }
             Err(_) => {
-                self.links.forget(leader, Purpose::Proposals);
+                self.links.forget(member, Purpose::Proposals);
                 Attempt::Unknown
             }
         }
@@ -228,12 +302,15 @@ impl Proposer {
         let started = Instant::now();
         let until = started + deadline;
         let reading = async {
+            let mut turn = 0;
             loop {
-                let confirmed = match self.leader() {
-                    Some(leader) if leader == self.me => self.confirmed_here().await?,
-                    Some(leader) => self.confirmed_by(leader, until).await,
-                    None => None,
+                let confirmed = match self.route(self.leader(), turn) {
+                    Route::Here => self.confirmed_here().await?,
+                    Route::Leader(leader) => self.confirmed_by(leader, until, false).await,
+                    Route::Relay(voter) => self.confirmed_by(voter, until, true).await,
+                    Route::Nowhere => None,
                 };
+                turn += 1;
                 if let Some(index) = confirmed {
                     let mut applied = self.applied.clone();
                     let applied = applied.wait_for(|applied| applied.index >= index).await;
@@ -261,23 +338,32 @@ impl Proposer {
         }
     }
 
-    async fn confirmed_by(&self, leader: ServerId, until: Instant) -> Option<u64> {
-        let channel = self.links.channel(leader, Purpose::Proposals).await.ok()?;
+    /// What `member` says: as the leader, or with `relay` as one that may reach the leader.
+    async fn confirmed_by(&self, member: ServerId, until: Instant, relay: bool) -> Option<u64> {
+        let channel = self.links.channel(member, Purpose::Proposals).await.ok()?;
         let deadline_ms = milliseconds_until(until);
         let request = ReadIndexRequest {
             from: self.me.0,
-            to: leader.0,
+            to: member.0,
             deadline_ms,
+            relay,
         };
         let mut client = ProposalsClient::new(channel);
+        let hopeless = async {
+            if relay {
+                self.links.until_left(member, Purpose::Proposals).await;
+            } else {
+                self.until_hopeless(member).await;
+            }
+        };
         let answer = tokio::select! {
             answer = client.read_index(request) => answer,
-            () = self.until_hopeless(leader) => Err(Status::aborted("another member leads, or on another LAN")),
+            () = hopeless => Err(Status::aborted("another member leads, or on another LAN")),
         };
         match answer.map(Response::into_inner) {
             Ok(ReadIndexReply { confirmed, index }) => confirmed.then_some(index),
             Err(_) => {
-                self.links.forget(leader, Purpose::Proposals);
+                self.links.forget(member, Purpose::Proposals);
                 None
             }
         }
@@ -298,6 +384,13 @@ impl ProposalService {
     fn deadline(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds).min(FORWARDED_DEADLINE_MAX)
     }
+
+    /// The leader to pass on to, when this member does not lead itself. Passed on once only: no request goes in circles.
+    fn leader_elsewhere(&self, from: u64, relay: bool) -> Option<ServerId> {
+        let leader = self.proposer.leader()?;
+        let is_elsewhere = leader != self.proposer.me && leader.0 != from;
+        (relay && is_elsewhere).then_some(leader)
+    }
 }
 
 #[tonic::async_trait]
@@ -314,11 +407,15 @@ impl proposals_server::Proposals for ProposalService {
         let request = request.into_inner();
         let proposal: Proposal = decode(&request.proposal)
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        let attempt = timeout(
-            Self::deadline(request.deadline_ms),
-            self.proposer.attempt_here(&proposal),
-        )
-        .await;
+        let deadline = Self::deadline(request.deadline_ms);
+        let until = Instant::now() + deadline;
+        let attempting = async {
+            match self.leader_elsewhere(request.from, request.relay) {
+                Some(leader) => self.proposer.attempt_at(leader, &proposal, until).await,
+                None => self.proposer.attempt_here(&proposal).await,
+            }
+        };
+        let attempt = timeout(deadline, attempting).await;
         let attempt = match attempt.unwrap_or(Attempt::Unknown) {
             // Stopped here is no reason for the caller to stop.
             Attempt::Stopped => Attempt::NotLeader,
@@ -342,12 +439,54 @@ impl proposals_server::Proposals for ProposalService {
             request.get_ref().from,
             request.get_ref().to,
         )?;
-        let deadline = Self::deadline(request.get_ref().deadline_ms);
-        let confirmed = timeout(deadline, self.proposer.confirmed_here()).await;
-        let index = confirmed.ok().and_then(Result::ok).flatten();
+        let request = request.into_inner();
+        let deadline = Self::deadline(request.deadline_ms);
+        let until = Instant::now() + deadline;
+        let confirming = async {
+            match self.leader_elsewhere(request.from, request.relay) {
+                Some(leader) => self.proposer.confirmed_by(leader, until, false).await,
+                None => self.proposer.confirmed_here().await.ok().flatten(),
+            }
+        };
+        let index = timeout(deadline, confirming).await.ok().flatten();
         Ok(Response::new(ReadIndexReply {
             confirmed: index.is_some(),
             index: index.unwrap_or(0),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ways(leader: Option<u64>, near: &[u64]) -> Vec<Route> {
+        let near: Vec<ServerId> = near.iter().copied().map(ServerId).collect();
+        (0..4)
+            .map(|turn| route(ServerId(2), leader.map(ServerId), &near, turn))
+            .collect()
+    }
+
+    #[test]
+    fn whoever_does_not_hear_the_leader_goes_through_a_voter() {
+        let (leader, relay) = (
+            |id| Route::Leader(ServerId(id)),
+            |id| Route::Relay(ServerId(id)),
+        );
+        assert_eq!(ways(Some(2), &[1, 3]), [Route::Here; 4]);
+        assert_eq!(
+            ways(Some(1), &[1, 3]),
+            [leader(1), relay(3), leader(1), relay(3)],
+            "a leader that is heard is asked first"
+        );
+        assert_eq!(ways(Some(1), &[1]), [leader(1); 4]);
+        assert_eq!(
+            ways(Some(1), &[3, 4]),
+            [relay(3), relay(3), relay(4), relay(4)],
+            "the leader is not heard"
+        );
+        assert_eq!(ways(None, &[3]), [relay(3); 4], "no leader is known here");
+        assert_eq!(ways(Some(1), &[]), [leader(1); 4], "just started");
+        assert_eq!(ways(None, &[]), [Route::Nowhere; 4]);
     }
 }

@@ -4,11 +4,13 @@
 //! door, [`ClusterState::change_roles`], which alone makes an epoch grow together with its event.
 
 mod force;
+mod lost;
 mod membership;
 mod modules;
 mod presence;
 mod roles;
 mod succession;
+mod voters;
 
 use std::collections::BTreeSet;
 
@@ -195,6 +197,29 @@ impl ClusterState {
                 server,
                 after_ms,
             } => self.application_started(entry, module, *epoch, *server, *after_ms),
+            Command::ForgetMember {
+                server,
+                accept_loss,
+            } => self.forget_member(entry, *server, *accept_loss),
+            Command::ReplaceMember {
+                token,
+                member,
+                replaces,
+                accept_loss,
+            } => {
+                let gone = lost::Gone {
+                    server: *replaces,
+                    accept_loss: *accept_loss,
+                };
+                self.replace_member(entry, *token, member, gone)
+            }
+            Command::PlaceCopy { module, server } => self.place_copy(entry, module, *server),
+            Command::ChangeMember {
+                server,
+                name,
+                addresses,
+            } => self.change_member(entry, *server, name, addresses),
+            Command::SettleVoters { replaced_at } => Ok(self.settle_voters(entry, *replaced_at)),
         }
     }
 
@@ -317,7 +342,7 @@ impl ClusterState {
         if record.servers.contains(&server) {
             return Ok(());
         }
-        let servers = self.named_all(record.servers);
+        let servers = self.named_all(record.hosts());
         Err(Rejection::NotOfModule {
             module: record.name.clone(),
             server: member.who(),

@@ -1,11 +1,11 @@
 //! What is proposed to the cluster: facts and wishes. What becomes of them, [`super::ClusterState::apply`] decides.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Epoch, Incarnation, ModuleName, PackageHash, ServerId};
+use super::ids::{Epoch, Incarnation, MemberName, ModuleName, PackageHash, ServerId};
 use super::members::{ClusterInfo, NewMember, Round};
 use super::mirror::{AckMode, Wanted};
 
@@ -248,6 +248,46 @@ pub enum Command {
         server: ServerId,
         /// Milliseconds from the moment it learned of its role.
         after_ms: u64,
+    },
+    /// A member that is down is gone for good. Its number is never used again, and its copies are given up.
+    ForgetMember {
+        /// Who is gone.
+        server: ServerId,
+        /// Also where its copy is the only whole one: the writes that are nowhere else are lost.
+        accept_loss: bool,
+    },
+    /// A new member takes the place of one that is down and gone for good, and gets its copies.
+    ReplaceMember {
+        /// SHA-256 of the secret it showed.
+        token: [u8; 32],
+        /// How it introduces itself; the name may be that of the one that is gone.
+        member: NewMember,
+        /// Who is gone.
+        replaces: ServerId,
+        /// As in `ForgetMember`.
+        accept_loss: bool,
+    },
+    /// A server gets the copy of a module whose second place is vacant.
+    PlaceCopy {
+        /// The module.
+        module: ModuleName,
+        /// Where the copy shall be.
+        server: ServerId,
+    },
+    /// A member has another name, or other addresses.
+    ChangeMember {
+        /// Whose.
+        server: ServerId,
+        /// Its name from now on.
+        name: MemberName,
+        /// Where it listens from now on.
+        addresses: Vec<SocketAddr>,
+    },
+    /// No lease rests on a replaced set of voters any more: a majority of each has applied the replacement for longer
+    /// than any lease lasts.
+    SettleVoters {
+        /// The newest replacement that was waited for.
+        replaced_at: u64,
     },
 }
 

@@ -1,6 +1,7 @@
 //! The history of the cluster: what happened, said as facts, with who caused it and what was seen.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,29 @@ pub enum EventKind {
     CertificateChanged {
         /// Whose.
         member: Who,
+    },
+    /// A member is called otherwise, or found elsewhere.
+    MemberChanged {
+        /// Who it was.
+        before: Who,
+        /// Who it is.
+        now: Who,
+        /// Where it listens.
+        addresses: Vec<SocketAddr>,
+    },
+    /// A copy was given up: its server is gone for good.
+    CopyGivenUp {
+        /// Whose copy.
+        server: Who,
+        /// Whose copies are whole.
+        holders: Vec<Who>,
+        /// It was the only whole one, and somebody took that upon himself.
+        was_only_whole: bool,
+    },
+    /// A server shall have a copy.
+    CopyPlaced {
+        /// Where.
+        server: Who,
     },
     /// A member's daemon started.
     ServerStarted {
@@ -281,6 +305,9 @@ impl EventKind {
             | Self::NoSuccessor { .. }
             | Self::PrimaryResumed { .. }
             | Self::TookOver { .. }
+            | Self::MemberChanged { .. }
+            | Self::CopyGivenUp { .. }
+            | Self::CopyPlaced { .. }
             | Self::DivergedDiscarded { .. }
             | Self::ApplicationStarted { .. } => None,
         }
@@ -318,6 +345,9 @@ impl EventKind {
             | Self::SecondaryForgot { .. }
             | Self::SecondaryAdded { .. }
             | Self::NoSuccessor { .. }
+            | Self::MemberChanged { .. }
+            | Self::CopyGivenUp { .. }
+            | Self::CopyPlaced { .. }
             | Self::DivergedDiscarded { .. }
             | Self::ApplicationStarted { .. } => false,
         }
@@ -332,6 +362,47 @@ impl fmt::Display for EventKind {
             Self::MemberAdded { member, kind } => write!(f, "{kind} {member} joined the cluster"),
             Self::MemberRemoved { member } => write!(f, "{member} left the cluster for good"),
             Self::CertificateChanged { member } => write!(f, "{member} has a new certificate"),
+            Self::MemberChanged {
+                before,
+                now,
+                addresses,
+            } => {
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                let addresses = addresses.join(", ");
+                if before.name == now.name {
+                    write!(f, "{now} is found at {addresses} from now on")
+                } else {
+                    write!(f, "{before} is called {now} from now on, at {addresses}")
+                }
+            }
+            Self::CopyGivenUp {
+                server,
+                holders: _,
+                was_only_whole: true,
+            } => write!(
+                f,
+                "the copy on {server} is given up, which was the only whole one: writes that are nowhere else are lost; the next start needs `prim`, as the first one did"
+            ),
+            Self::CopyGivenUp {
+                server,
+                holders,
+                was_only_whole: false,
+            } if holders.is_empty() => write!(f, "the copy on {server} is given up"),
+            Self::CopyGivenUp {
+                server,
+                holders,
+                was_only_whole: false,
+            } => write!(
+                f,
+                "the copy on {server} is given up: every acknowledged write is on {}",
+                listed(holders)
+            ),
+            Self::CopyPlaced { server } => {
+                write!(
+                    f,
+                    "{server} shall have a copy, which is brought up to date from the primary"
+                )
+            }
             Self::ServerStarted {
                 server,
                 incarnation,

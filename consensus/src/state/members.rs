@@ -1,5 +1,6 @@
 //! Who belongs to the cluster, how a new member gets in, and who is believed to be alive.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -11,6 +12,8 @@ use super::ids::{Incarnation, MemberName, ServerId, Who};
 pub const MEMBERS_MAX: usize = 64;
 /// Most members that vote; the others follow the log without a vote.
 pub const VOTERS_MAX: usize = 5;
+/// Most sets of voters that wait to be forgotten; more changes have to wait too.
+pub const FORMER_VOTERS_MAX: usize = 8;
 /// Most addresses (LANs) of one member.
 pub const LANS_MAX: usize = 8;
 /// Most join tokens kept at a time; expired ones make room.
@@ -90,6 +93,15 @@ pub struct ClusterInfo {
     pub ca_fingerprint: [u8; 32],
     /// Length of a lease in milliseconds (R7).
     pub lease_ms: u64,
+}
+
+/// A set of voters that was replaced, and still has a say in who is alive (see [`super::ClusterState::electorates`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerVoters {
+    /// Who voted.
+    pub voters: BTreeSet<ServerId>,
+    /// Index of the entry that replaced them.
+    pub replaced_at: u64,
 }
 
 /// A join token; only the SHA-256 of its secret is kept.

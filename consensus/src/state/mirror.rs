@@ -15,6 +15,9 @@ pub const DIRECTORIES_MAX: usize = 64;
 /// Most virtual addresses of one module.
 pub const ADDRESSES_MAX: usize = 64;
 
+/// In the place of a server that is gone for good, until another one gets its copy. No member ever has this number.
+pub const VACANT: ServerId = ServerId(0);
+
 /// What people want of a module on a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
@@ -60,7 +63,7 @@ pub struct MirrorRecord {
     pub name: ModuleName,
     /// The entry that installed it: tells a module from another one of that name which was there before.
     pub installation: u64,
-    /// The two servers that hold a copy.
+    /// The two servers that hold a copy; one place may be [`VACANT`].
     pub servers: [ServerId; 2],
     /// Grows with every change of `primary` or `in_sync`, and whenever a command made before must no longer count.
     pub epoch: Epoch,
@@ -150,14 +153,20 @@ impl MirrorRecord {
         }
     }
 
-    /// The other server of the pair; `None` when `server` is not of the pair.
+    /// The servers that hold a copy.
+    pub fn hosts(&self) -> impl Iterator<Item = ServerId> + use<> {
+        self.servers.into_iter().filter(|server| *server != VACANT)
+    }
+
+    /// The other server of the pair; `None` when `server` is not of the pair, or alone in it.
     #[must_use]
     pub fn peer_of(&self, server: ServerId) -> Option<ServerId> {
-        match self.servers {
-            [first, second] if first == server => Some(second),
-            [first, second] if second == server => Some(first),
-            [_, _] => None,
-        }
+        let peer = match self.servers {
+            [first, second] if first == server => second,
+            [first, second] if second == server => first,
+            [_, _] => VACANT,
+        };
+        (peer != VACANT).then_some(peer)
     }
 
     /// What people want of the module on `server`.

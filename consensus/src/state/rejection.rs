@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::command::REASON_MAX;
 use super::ids::{Epoch, Incarnation, MemberName, ModuleName, ServerId, Who, listed};
-use super::members::{LANS_MAX, MEMBERS_MAX, TOKENS_MAX};
+use super::members::{LANS_MAX, MEMBERS_MAX, MemberKind, TOKENS_MAX};
 use super::mirror::{ADDRESSES_MAX, DIRECTORIES_MAX, MODULES_MAX};
 
 /// A command changed nothing, and this is why.
@@ -68,7 +68,7 @@ pub enum Rejection {
 
     /// Two members of one name.
     #[error(
-        "the name {name} is taken by another member; choose another name, or remove that member first if it is gone for good"
+        "the name {name} is taken by another member; choose another name, or join with --replaces {name} if that member is gone for good"
     )]
     NameTaken {
         /// The name.
@@ -103,6 +103,11 @@ pub enum Rejection {
     /// The cluster is full.
     #[error("the cluster has {MEMBERS_MAX} members, the most it can have")]
     MembersFull,
+    /// Too many changes at once.
+    #[error(
+        "the voters have changed several times within seconds; wait a moment until the last changes have settled, then repeat"
+    )]
+    VotersChanging,
     /// No such member.
     #[error("there is no member number {server} in this cluster")]
     UnknownServer {
@@ -118,13 +123,69 @@ pub enum Rejection {
         server: ServerId,
     },
     /// A cluster has a server.
-    #[error("{server} is the last server of the cluster; a cluster keeps at least one")]
+    #[error(
+        "{server} is the last server of the cluster; to end the cluster type `skcli cluster leave --alone` on it"
+    )]
     LastServer {
         /// The server.
         server: Who,
     },
+    /// It is not gone.
+    #[error(
+        "{member} is alive: a majority hears it; type `skcli cluster leave` on it, or switch it off and wait until it counts as down"
+    )]
+    StillAlive {
+        /// The member.
+        member: Who,
+    },
+    /// The only copy would go.
+    #[error(
+        "{server} has the only copy of {module}; place a second one first with `skcli module place`, or uninstall the module"
+    )]
+    LastCopy {
+        /// The server.
+        server: Who,
+        /// The module.
+        module: ModuleName,
+    },
+    /// The only whole copy would go.
+    #[error(
+        "the copy of {module} on {server} is the only whole one: without it the writes that are nowhere else are lost; bring {server} back, or say that you accept the loss with --accept-loss"
+    )]
+    LastHolder {
+        /// The server.
+        server: Who,
+        /// The module.
+        module: ModuleName,
+    },
+    /// A server cannot replace a witness, nor the other way round.
+    #[error("{member} is a {kind}, so only a {kind} can replace it")]
+    OtherKind {
+        /// The member that is gone.
+        member: Who,
+        /// What it is.
+        kind: MemberKind,
+    },
+    /// There is no place for a copy.
+    #[error("{module} has its two copies already, on {}", listed(.servers))]
+    NoVacancy {
+        /// The module.
+        module: ModuleName,
+        /// Where it lives.
+        servers: Vec<Who>,
+    },
+    /// The server has something in the way.
+    #[error("{server} cannot hold a copy of {module}: {why}")]
+    CannotHost {
+        /// The module.
+        module: ModuleName,
+        /// The server.
+        server: Who,
+        /// What is in the way.
+        why: Box<Rejection>,
+    },
     /// Modules would lose a copy.
-    #[error("{server} still holds copies of {}; uninstall or move them first", listed(.modules))]
+    #[error("{server} is primary of {}, or has the only whole copy; exchange the roles with `skcli module swap`, place a copy elsewhere, or uninstall", listed(.modules))]
     ServerHasModules {
         /// The server.
         server: Who,
@@ -132,7 +193,9 @@ pub enum Rejection {
         modules: Vec<ModuleName>,
     },
     /// A run of the daemon that is over.
-    #[error("run {given} of {server} is over, run {current} is known by now")]
+    #[error(
+        "run {given} of {server} is over, run {current} is known by now; if {server} has just been started, its state directory was restored from an old copy: type `skcli cluster leave --alone` on it and let it join again with --replaces {server}"
+    )]
     OldIncarnation {
         /// The member.
         server: Who,

@@ -104,7 +104,7 @@ impl ClusterState {
                 .get(server)
                 .is_some_and(|member| member.kind == MemberKind::Server)
         };
-        if record.servers[0] == record.servers[1] || !record.servers.iter().all(is_server) {
+        if record.servers[0] == record.servers[1] || !record.hosts().all(|host| is_server(&host)) {
             return Err(Violation::Servers { module: module() });
         }
         let is_shared = record.in_sync.len() == 2 && record.primary.is_some();

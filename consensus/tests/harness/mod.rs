@@ -343,6 +343,7 @@ impl Cluster {
             me: id,
             wires: self.wires.clone(),
         });
+        let remembered = self.remembered(id);
         let node = self.nodes.get_mut(&id).unwrap();
         node.incarnation += 1;
         let options = Options {
@@ -354,6 +355,7 @@ impl Cluster {
             incarnation: Incarnation(node.incarnation),
             known,
             lease_ms: LEASE_MS,
+            remembered,
         };
         let consensus = start_when_closed(options).await?;
         for address in &node.addresses {
@@ -399,6 +401,20 @@ impl Cluster {
         spawn(async move { consensus.propose(proposal(started), PATIENCE).await });
     }
 
+    /// What the others remember of the member's log, as the node asks them.
+    fn remembered(&self, id: u64) -> u64 {
+        let others = self.nodes().filter(|node| node.id != id);
+        others
+            .map(|node| node.on().remembered(ServerId(id)))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Where the store of a member is.
+    pub(crate) fn store_of(&self, id: u64) -> &std::path::Path {
+        &self.node(id).directory
+    }
+
     /// The member starts with another identity than its store has.
     pub(crate) async fn start_as(
         &self,
@@ -419,6 +435,7 @@ impl Cluster {
             incarnation: Incarnation(node.incarnation + 1),
             known: BTreeMap::new(),
             lease_ms: LEASE_MS,
+            remembered: self.remembered(id),
         };
         start_when_closed(options).await
     }

@@ -9,18 +9,16 @@ use module::Configuration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use super::address_times::AddressTimes;
 use super::blocking;
 use super::open_addition::OpenAddition;
 use super::partnership::Partnership;
 use super::warden::Warden;
 use crate::core::plan::Stage;
 use crate::member::Member;
-use crate::shell::addresses::{AddressKeeper, EXPIRY_MAX, Renewal, VirtualAddress, find_interface};
-
-/// A voter may declare this server dead this long after the end of its lease; the kernel must have dropped the
-/// addresses by then, even when the daemon freezes right after a renewal (R7, R8).
-const DECLARED_AFTER_LEASE: Duration = Duration::from_millis(300);
+use crate::shell::addresses::{AddressKeeper, VirtualAddress, find_interface};
 
 /// What a tenure is made from.
 pub(super) struct LeadingParts {
@@ -34,6 +32,8 @@ pub(super) struct LeadingParts {
     pub addition: Arc<OpenAddition>,
     /// This is the first tenure at its epoch: what a switchover left identical has not been changed since.
     pub is_first_tenure: bool,
+    /// The former primary counts as down: nobody knows what it still does.
+    pub is_failover: bool,
 }
 
 /// One tenure as primary.
@@ -43,6 +43,9 @@ pub(super) struct Leading {
     primary: Arc<Primary>,
     gate: Arc<Gate>,
     addresses: Vec<AddressKeeper>,
+    address_times: AddressTimes,
+    /// No address before this time: the former primary's may still be in its kernel.
+    addresses_from: Instant,
     wants_addresses: bool,
     disk_failed: watch::Receiver<Option<String>>,
     tasks: Tasks,
@@ -103,6 +106,12 @@ impl Leading {
         // Before anything asks whether it may serve: the task below may start late.
         warden.adjust(&parts.member.consensus.lease());
         let (disk_failed_in, disk_failed) = watch::channel(None);
+        let address_times = AddressTimes::of_lease(parts.member.lease_length());
+        let wait = if parts.is_failover {
+            address_times.after_failover
+        } else {
+            Duration::ZERO
+        };
         let partnership = Partnership {
             member: parts.member,
             module: parts.module.clone(),
@@ -119,6 +128,8 @@ impl Leading {
             primary,
             gate,
             addresses: Vec::new(),
+            address_times,
+            addresses_from: Instant::now() + wait,
             wants_addresses: false,
             disk_failed,
             tasks: Tasks([tokio::spawn(warden.run()), tokio::spawn(partnership.run())]),
@@ -155,6 +166,10 @@ impl Leading {
     /// by the next look: the application still runs for whoever reaches it otherwise.
     pub(super) fn add_addresses(&mut self, configuration: &Configuration) {
         self.wants_addresses = true;
+        if Instant::now() < self.addresses_from {
+            return;
+        }
+        let times = self.address_times;
         self.addresses.retain(AddressKeeper::is_held);
         for wanted in &configuration.virtual_addresses {
             if self.addresses.iter().any(|held| held.ip() == wanted.addr) {
@@ -166,7 +181,9 @@ impl Leading {
                 interface: wanted.interface.clone(),
             };
             let kept = find_interface(&address).and_then(|interface| {
-                AddressKeeper::start(&interface, wanted.addr, move || renewal(gate.remaining()))
+                AddressKeeper::start(&interface, wanted.addr, move || {
+                    times.renewal(gate.remaining())
+                })
             });
             match kept {
                 Ok(keeper) => self.addresses.push(keeper),
@@ -231,30 +248,5 @@ impl Leading {
         drop(tasks);
         blocking(move || primary.stop(how)).await??;
         Ok(())
-    }
-}
-
-/// Whether an address may live for another second. A renewal outlives the daemon that made it, so none is made when
-/// the rest of the right is too short for that; and none is kept when there is no right.
-fn renewal(right_left: Option<Duration>) -> Renewal {
-    match right_left {
-        None => Renewal::Drop,
-        Some(left) if left + DECLARED_AFTER_LEASE < EXPIRY_MAX => Renewal::Skip,
-        Some(_) => Renewal::Renew,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_renewal_outlives_the_right_by_more_than_the_voters_wait() {
-        let left = |ms| renewal(Some(Duration::from_millis(ms)));
-        assert_eq!(renewal(None), Renewal::Drop);
-        assert_eq!(left(0), Renewal::Skip);
-        assert_eq!(left(899), Renewal::Skip);
-        assert_eq!(left(900), Renewal::Renew);
-        assert_eq!(renewal(Some(Duration::MAX / 2)), Renewal::Renew);
     }
 }

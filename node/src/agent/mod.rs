@@ -3,6 +3,7 @@
 //! The agent is one task that owns everything the module has on this server. Long steps (scripts) run beside it and come
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
+mod address_times;
 mod copy_trouble;
 mod fencing;
 mod installed;
@@ -16,14 +17,13 @@ mod requests;
 mod scripts;
 mod warden;
 
-pub use partnership::peer_of;
 pub use report::Report;
 pub use requests::{Request, RestartRefused, SwapRefused};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, Wanted};
+use consensus::state::{Command, Epoch, EventKind, MirrorRecord, ModuleName, Wanted};
 use fs_mirror::{Secondary, SecondaryEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -454,6 +454,7 @@ impl Agent {
             copy: Arc::clone(&self.installed.copy),
             addition: Arc::clone(&self.installed.addition),
             is_first_tenure: self.led_at.replace(epoch) != Some(epoch),
+            is_failover: self.is_failover(),
         };
         match Leading::mount(parts, epoch, peer_in_sync).await {
             Ok(leading) => {
@@ -465,6 +466,25 @@ impl Agent {
                 Err(error)
             }
         }
+    }
+
+    /// The last role change took the module from a server that counts as down.
+    fn is_failover(&self) -> bool {
+        let state = self.member.state();
+        let Some(record) = state.modules.get(&self.module) else {
+            return false;
+        };
+        let cause = state
+            .events
+            .iter()
+            .rfind(|event| event.id == record.last_cause);
+        // When the history is too short to tell, caution costs a moment only.
+        cause.is_none_or(|event| {
+            matches!(
+                event.kind,
+                EventKind::FailedOver { .. } | EventKind::PrimaryForced { .. }
+            )
+        })
     }
 
     fn add_addresses(&mut self) -> anyhow::Result<()> {

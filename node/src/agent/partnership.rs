@@ -65,6 +65,7 @@ impl Partnership {
         let mut applied = self.member.consensus.watch();
         let mut session = Session::None { retry_at: started };
         let mut adopted = None;
+        let mut partner = None;
         loop {
             applied.borrow_and_update();
             while let Ok(event) = self.events.try_recv() {
@@ -72,7 +73,18 @@ impl Partnership {
             }
             let Some(record) = self.record() else { return };
             let is_adopted = self.adopt(&record, &mut adopted);
-            let peer = peer_of(&record, self.member.id());
+            let peer = record.peer_of(self.member.id());
+            if partner != peer {
+                // A session belongs to the server it was opened to: whoever takes its place begins anew.
+                partner = peer;
+                session = Session::None { retry_at: started };
+            }
+            let Some(peer) = peer else {
+                if applied.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
             let is_named = record.in_sync.contains(&peer);
             let may_have_been_added = self.addition.epoch() == Some(record.epoch);
             match session {
@@ -328,10 +340,4 @@ impl Partnership {
             tracing::debug!(module = %self.module, "no newer record yet");
         }
     }
-}
-
-/// The other server of the module.
-pub fn peer_of(record: &MirrorRecord, me: ServerId) -> ServerId {
-    let [first, second] = record.servers;
-    if first == me { second } else { first }
 }

@@ -111,10 +111,10 @@ impl Report {
         is_down: impl Fn(ServerId) -> bool,
     ) -> (ModuleState, Quality, String) {
         if self.waits_for_majority {
-            let why = match record.servers.iter().find(|server| **server != me) {
+            let why = match record.peer_of(me) {
                 Some(peer) if self.addition_open => format!(
                     "{} may have been made an up-to-date copy just before this server went down",
-                    name(*peer)
+                    name(peer)
                 ),
                 Some(_) | None => "the other copy may lead by now".to_owned(),
             };

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream as BlockingStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use consensus::state::ServerId;
 use consensus::{BoxStream, Dialer};
@@ -35,14 +36,22 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Dials members of the cluster.
 pub struct MemberDialer {
     security: Arc<Security>,
-    own: Vec<SocketAddr>,
+    own: Arc<ArcSwap<Vec<SocketAddr>>>,
 }
 
 impl MemberDialer {
     /// Dials from `own`, the addresses of this member; the position is the number of the LAN.
     #[must_use]
     pub fn new(security: Arc<Security>, own: Vec<SocketAddr>) -> MemberDialer {
-        MemberDialer { security, own }
+        MemberDialer {
+            security,
+            own: Arc::new(ArcSwap::from_pointee(own)),
+        }
+    }
+
+    /// Dials from other addresses from now on.
+    pub fn set_own(&self, own: Vec<SocketAddr>) {
+        self.own.store(Arc::new(own));
     }
 
     /// Opens the stream of a mirror to `peer`: the first of its addresses that answers. The socket
@@ -74,7 +83,7 @@ impl MemberDialer {
         let first = self.dial_any(peer, addresses, ALPN_GRPC).await?;
         let dialer = MemberDialer {
             security: Arc::clone(&self.security),
-            own: self.own.clone(),
+            own: Arc::clone(&self.own),
         };
         let (dialer, known) = (Arc::new(dialer), Arc::new(addresses.to_vec()));
         over(first, move || {
@@ -107,7 +116,7 @@ impl MemberDialer {
         address: SocketAddr,
         protocol: &[u8],
     ) -> Result<TlsStream<TcpStream>, DialError> {
-        let stream = connect(address, self.own.get(lan).copied()).await?;
+        let stream = connect(address, self.own.load().get(lan).copied()).await?;
         let config = self.security.client_config(protocol);
         handshake(stream, address, config, self.security.member_name(peer)).await
     }

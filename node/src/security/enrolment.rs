@@ -23,6 +23,20 @@ impl Enrolment {
     /// `Certificate` when there are no random numbers.
     pub fn prepare() -> Result<Enrolment, SecurityError> {
         let key = KeyPair::generate().map_err(SecurityError::making("make this server's key"))?;
+        Enrolment::request(key)
+    }
+
+    /// A request for the key that is there.
+    ///
+    /// # Errors
+    /// `Certificate` when it is none.
+    pub(super) fn of_key(key_pem: &str) -> Result<Enrolment, SecurityError> {
+        let key =
+            KeyPair::from_pem(key_pem).map_err(SecurityError::making("read this server's key"))?;
+        Enrolment::request(key)
+    }
+
+    fn request(key: KeyPair) -> Result<Enrolment, SecurityError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let request_pem = params

@@ -30,7 +30,7 @@ pub struct Known {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Who this server is. It never changes while the server is a member.
+/// Who this server is. Only its name and addresses change while it is a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -216,6 +216,17 @@ impl Identity {
         pairs.join(":")
     }
 
+    /// Notes what has changed in it: the name or the addresses.
+    ///
+    /// # Errors
+    /// `Io`: the former identity is still there.
+    pub fn save(&self, folder: &Path) -> Result<(), SecurityError> {
+        let mut text = serde_json::to_string_pretty(self)
+            .expect("an identity has only strings and numbers in it");
+        text.push('\n');
+        files::write(folder, files::IDENTITY, text.as_bytes())
+    }
+
     fn keep(&self, folder: &Path, material: &Material<'_>) -> Result<(), SecurityError> {
         files::make_folder(folder)?;
         files::write(
@@ -234,10 +245,7 @@ impl Identity {
         files::write(folder, files::KEY, material.key_pem.as_bytes())?;
         // What was written is what will be used: try it before it counts.
         Security::load(folder, self)?.check_self(ServerId(self.server_id), self.kind)?;
-        let mut text = serde_json::to_string_pretty(self)
-            .expect("an identity has only strings and numbers in it");
-        text.push('\n');
-        files::write(folder, files::IDENTITY, text.as_bytes())
+        self.save(folder)
     }
 }
 

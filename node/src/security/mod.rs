@@ -16,6 +16,7 @@ mod files;
 mod identity;
 mod peer;
 mod pinned;
+mod shown;
 mod tls;
 mod token;
 
@@ -24,6 +25,7 @@ pub use error::SecurityError;
 pub use identity::{Founding, Identity, Known};
 pub use peer::PeerIdentity;
 pub(crate) use pinned::is_other_authority;
+pub use shown::Validity;
 pub use tls::{ALPN_GRPC, ALPN_MIRROR, Security, join_config};
 pub use token::{JoinToken, TokenError};
 

@@ -185,3 +185,51 @@ fn lost_or_foreign_key_is_noticed_when_the_daemon_starts() {
     let loaded = Security::load(folder, &founder.identity);
     assert!(matches!(loaded, Err(SecurityError::Io { .. })));
 }
+
+#[test]
+fn a_renewed_certificate_is_shown_at_once_and_after_a_restart() {
+    let founder = TestMember::founder();
+    let server = TestMember::joined(&founder, 2, MemberKind::Server);
+    let before = (server.security.fingerprint(), server.security.validity());
+    let request = server.security.renewal_request().unwrap();
+    let request = founder.security.check_request(&request).unwrap();
+    let signed = founder
+        .security
+        .sign(&request, 2, MemberKind::Server)
+        .unwrap();
+    server.security.renew(&signed.pem).unwrap();
+    assert_eq!(server.security.fingerprint(), signed.fingerprint);
+    assert_ne!(server.security.fingerprint(), before.0);
+    let again = Security::load(server.folder.path(), &server.identity).unwrap();
+    assert_eq!(again.fingerprint(), signed.fingerprint);
+    // A certificate for another member, or for another key, is not taken.
+    let other = founder
+        .security
+        .sign(&request, 3, MemberKind::Server)
+        .unwrap();
+    assert!(server.security.renew(&other.pem).is_err());
+    let stranger = Enrolment::prepare().unwrap();
+    let stranger = founder
+        .security
+        .check_request(stranger.request_pem())
+        .unwrap();
+    let other = founder
+        .security
+        .sign(&stranger, 2, MemberKind::Server)
+        .unwrap();
+    assert!(server.security.renew(&other.pem).is_err());
+    assert_eq!(server.security.fingerprint(), signed.fingerprint);
+}
+
+#[test]
+fn a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() {
+    let founder = TestMember::founder();
+    let validity = founder.security.validity();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let life = validity.until.duration_since(validity.from).unwrap();
+    assert_eq!(life, 91 * day, "90 days, and one for clocks that differ");
+    let left = validity.until.duration_since(validity.renew_at()).unwrap();
+    assert!(left > 30 * day && left < 31 * day, "{left:?}");
+    assert_eq!(validity.over_for(validity.until - day), None);
+    assert_eq!(validity.over_for(validity.until + day), Some(day));
+}

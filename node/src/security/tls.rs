@@ -1,22 +1,23 @@
 //! The TLS configurations of a member: TLS 1.3 only, ring only, the cluster's authority only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use consensus::state::{MemberKind, ServerId};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::authority::{self, Authority};
-use super::enrolment::{Signed, SigningRequest};
+use super::enrolment::{Enrolment, Signed, SigningRequest};
 use super::peer::{PeerIdentity, server_name};
 use super::pinned::PinnedVerifier;
+use super::shown::{Material, Showing, Shown, Validity};
 use super::{Identity, JoinToken, SecurityError, files, sha256};
 
 /// gRPC: consensus, and what servers and tools ask.
@@ -24,17 +25,19 @@ pub const ALPN_GRPC: &[u8] = b"h2";
 /// The stream of a mirror.
 pub const ALPN_MIRROR: &[u8] = b"sidekick-mirror/1";
 
-/// The certificates and keys of this member, ready for use.
+/// The certificates and keys of this member, ready for use. The certificate may be replaced at any time: connections made
+/// from then on show the new one, those that exist go on.
 pub struct Security {
+    folder: PathBuf,
+    server: ServerId,
+    kind: MemberKind,
     cluster_id: [u8; 16],
     ca_certificate_pem: String,
     authority: Option<Authority>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key_pem: String,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
-    grpc: Arc<ClientConfig>,
-    mirror: Arc<ClientConfig>,
+    shown: Arc<ArcSwap<Shown>>,
 }
 
 impl Security {
@@ -57,31 +60,69 @@ impl Security {
             return Err(SecurityError::NotOurs("its authority is another one"));
         }
         let certificate_pem = files::require(folder, files::CERTIFICATE)?;
-        let certificate = authority::der("this server's certificate", &certificate_pem)?;
         let key_pem = files::require(folder, files::KEY)?;
-        let what = "this server's key";
-        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-            .map_err(|source| SecurityError::Pem { what, source })?;
         let mut roots = RootCertStore::empty();
         roots
-            .add(ca.clone())
+            .add(ca)
             .map_err(SecurityError::tls("trust the cluster's authority"))?;
         let roots = Arc::new(roots);
         let provider = provider();
-        // The authority is shown too: a joiner knows it by its fingerprint only.
-        let chain = vec![certificate, ca];
-        let client = |protocol| member_client(&provider, &roots, &chain, &key, protocol);
+        let material = Material {
+            ca_certificate_pem: &ca_certificate_pem,
+            certificate_pem: &certificate_pem,
+            key_pem: &key_pem,
+        };
+        let shown = Shown::new(&provider, &roots, material)?;
         Ok(Security {
+            folder: folder.to_owned(),
+            server: ServerId(identity.server_id),
+            kind: identity.kind,
             cluster_id: identity.cluster_id,
             ca_certificate_pem,
             authority,
-            grpc: client(ALPN_GRPC)?,
-            mirror: client(ALPN_MIRROR)?,
-            chain,
-            key,
+            key_pem,
             roots,
             provider,
+            shown: Arc::new(ArcSwap::from_pointee(shown)),
         })
+    }
+
+    /// The span in which this member's certificate is good.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.shown.load().validity
+    }
+
+    /// SHA-256 of this member's certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.shown.load().fingerprint
+    }
+
+    /// A request for another certificate for the key this member has.
+    ///
+    /// # Errors
+    /// `Certificate`.
+    pub fn renewal_request(&self) -> Result<String, SecurityError> {
+        let enrolment = Enrolment::of_key(&self.key_pem)?;
+        Ok(enrolment.request_pem().to_owned())
+    }
+
+    /// Shows another certificate from now on, also after a restart. One that others would refuse is refused here.
+    ///
+    /// # Errors
+    /// `NotOurs`, `Tls`, `Pem`, `Io`: the former one is still shown.
+    pub fn renew(&self, certificate_pem: &str) -> Result<(), SecurityError> {
+        let material = Material {
+            ca_certificate_pem: &self.ca_certificate_pem,
+            certificate_pem,
+            key_pem: &self.key_pem,
+        };
+        let shown = Shown::new(&self.provider, &self.roots, material)?;
+        self.check(&shown, self.server, self.kind)?;
+        files::write(&self.folder, files::CERTIFICATE, certificate_pem.as_bytes())?;
+        self.shown.store(Arc::new(shown));
+        Ok(())
     }
 
     /// For the common port. A certificate is not demanded, since a joiner has none, but one that is
@@ -99,8 +140,7 @@ impl Security {
             .with_protocol_versions(&[&TLS13])
             .map_err(SecurityError::tls("set up TLS 1.3"))?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(SecurityError::tls("use this server's certificate"))?;
+            .with_cert_resolver(Arc::new(Showing(Arc::clone(&self.shown))));
         config.alpn_protocols = vec![ALPN_GRPC.to_vec(), ALPN_MIRROR.to_vec()];
         // Connections are few and long: every one of them proves again who it is.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -112,10 +152,11 @@ impl Security {
     /// [`member_name`](Security::member_name) only that very member passes.
     #[must_use]
     pub fn client_config(&self, protocol: &[u8]) -> Arc<ClientConfig> {
+        let shown = self.shown.load();
         if protocol == ALPN_MIRROR {
-            Arc::clone(&self.mirror)
+            Arc::clone(&shown.mirror)
         } else {
-            Arc::clone(&self.grpc)
+            Arc::clone(&shown.grpc)
         }
     }
 
@@ -171,7 +212,16 @@ impl Security {
         server: ServerId,
         kind: MemberKind,
     ) -> Result<(), SecurityError> {
-        let [certificate, ..] = self.chain.as_slice() else {
+        self.check(&self.shown.load(), server, kind)
+    }
+
+    fn check(
+        &self,
+        shown: &Shown,
+        server: ServerId,
+        kind: MemberKind,
+    ) -> Result<(), SecurityError> {
+        let [certificate, ..] = shown.certified.cert.as_slice() else {
             return Err(SecurityError::NotOurs("there is none"));
         };
         let shown = PeerIdentity::of(certificate)
@@ -210,24 +260,6 @@ pub fn join_config(token: &JoinToken) -> Result<Arc<ClientConfig>, SecurityError
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_GRPC.to_vec()];
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
-fn member_client(
-    provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
-    chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'static>,
-    protocol: &[u8],
-) -> Result<Arc<ClientConfig>, SecurityError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&[&TLS13])
-        .map_err(SecurityError::tls("set up TLS 1.3"))?
-        .with_root_certificates(Arc::clone(roots))
-        .with_client_auth_cert(chain.to_vec(), key.clone_key())
-        .map_err(SecurityError::tls("use this server's certificate"))?;
-    config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }

@@ -18,6 +18,10 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 /// This daemon as a member.
 pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
     daemon.member().ok_or_else(|| {
+        if let Some(why) = daemon.unfit() {
+            return Refusal::not_now(what, format!("this server takes part in nothing: {why}"))
+                .next("skcli cluster leave --alone    then    skcli cluster join ADDRESS TOKEN --replaces ITS-NAME ...");
+        }
         Refusal::not_now(what, "this server belongs to no cluster")
             .next("skcli cluster init ...    or    skcli cluster join ADDRESS TOKEN ...")
     })
@@ -57,7 +61,7 @@ pub(super) fn servers_named(
     name: &str,
 ) -> Result<Vec<ServerId>, Refusal> {
     match name {
-        "*" => Ok(record.servers.to_vec()),
+        "*" => Ok(record.hosts().collect()),
         "" if record.servers.contains(&member.id()) => Ok(vec![member.id()]),
         "" => {
             let why = format!("module {} has no copy on this server", record.name);
@@ -65,14 +69,12 @@ pub(super) fn servers_named(
         }
         name => {
             let found = record
-                .servers
-                .iter()
-                .find(|server| member.name_of(**server) == name);
-            found.map(|server| vec![*server]).ok_or_else(|| {
+                .hosts()
+                .find(|server| member.name_of(*server) == name);
+            found.map(|server| vec![server]).ok_or_else(|| {
                 let names: Vec<String> = record
-                    .servers
-                    .iter()
-                    .map(|server| member.name_of(*server))
+                    .hosts()
+                    .map(|server| member.name_of(server))
                     .collect();
                 let why = format!("module {} has no copy on \"{name}\"", record.name);
                 Refusal::unknown(what, why)

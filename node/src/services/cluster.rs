@@ -3,19 +3,22 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use api::peer::v1::EnrolRequest;
 use api::v1::cluster_server::{Cluster, ClusterServer};
 use api::v1::{
-    ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest, EventReply,
-    EventsRequest, InitReply, InitRequest, JoinReply, JoinRequest, LanReply, LeaseProfile,
-    MemberReply,
+    ChangeReply, ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest,
+    EventReply, EventsRequest, InitReply, InitRequest, JoinReply, JoinRequest, LanReply,
+    LeaseProfile, LeaveRequest, MemberReply, RemoveRequest, RenewCertificateRequest,
+    SetMemberRequest,
 };
 use consensus::state::{ClusterState, Command, Event, EventId, MemberKind, MemberName, ModuleName};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
 use super::change::{CHANGE_DEADLINE, require_member};
+use super::members;
 use super::refusal::{Refusal, chain, not_proposed};
 use crate::daemon::Daemon;
 use crate::member::{Member, unix_ms};
@@ -46,11 +49,15 @@ impl ClusterService {
 
     fn refuse_if_member(&self, what: &str) -> Result<(), Refusal> {
         match self.daemon.member() {
+            None if self.daemon.unfit().is_some() => {
+                super::change::require_member(&self.daemon, what).map(|_member| ())
+            }
             None => Ok(()),
             Some(member) => {
                 let why = format!(
                     "this server already belongs to cluster {} as {}",
-                    member.identity.cluster, member.identity.server
+                    member.identity.cluster,
+                    member.name()
                 );
                 Err(Refusal::not_now(what, why).next("skcli cluster state"))
             }
@@ -70,7 +77,7 @@ impl Cluster for ClusterService {
                 .next("skcli cluster join ADDRESS TOKEN")
                 .into());
         }
-        let lease_ms = lease_of(request.lease())?;
+        let lease_ms = lease_of(request.lease());
         let cluster: MemberName = parse(WHAT, "cluster name", &request.cluster)?;
         let server: MemberName = parse(WHAT, "server name", &request.server)?;
         let addresses = parse_addresses(WHAT, &request.addresses)?;
@@ -83,7 +90,9 @@ impl Cluster for ClusterService {
         )
         .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
         let fingerprint = identity.ca_fingerprint_text();
-        let member = self.daemon.become_member(identity).await.map_err(|error| {
+        let author = author_or(&request.author, &server);
+        let became = self.daemon.become_member(identity, &author).await;
+        let member = became.map_err(|error| {
             Refusal::failed(
                 "the cluster was made, but this server did not start in it",
                 chain(error),
@@ -144,10 +153,22 @@ impl Cluster for ClusterService {
         let server: MemberName = parse(WHAT, "server name", &request.server)?;
         let addresses = parse_addresses(WHAT, &request.addresses)?;
         let contact: SocketAddr = parse(WHAT, "address to join", &request.address)?;
+        let author = author_or(&request.author, &server);
+        let enrol = EnrolRequest {
+            token: token.to_string(),
+            server: server.to_string(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            certificate_request_pem: String::new(),
+            witness: self.daemon.is_witness,
+            replaces: request.replaces,
+            accept_loss: request.accept_loss,
+            author: author.clone(),
+        };
         let identity =
-            super::peer::enrol(&self.daemon, contact, &token, &server, addresses).await?;
+            super::peer::enrol(&self.daemon, contact, &token, &server, addresses, enrol).await?;
         let cluster = identity.cluster.to_string();
-        let member = self.daemon.become_member(identity).await.map_err(|error| {
+        let became = self.daemon.become_member(identity, &author).await;
+        let member = became.map_err(|error| {
             Refusal::failed(
                 "this server was added, but did not start in the cluster",
                 chain(error),
@@ -157,6 +178,39 @@ impl Cluster for ClusterService {
             server_id: member.id().0,
             cluster,
         }))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<ChangeReply>, Status> {
+        Ok(Response::new(
+            members::leave(&self.daemon, request.into_inner()).await?,
+        ))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        Ok(Response::new(
+            members::remove(&self.daemon, request.into_inner()).await?,
+        ))
+    }
+
+    async fn set(
+        &self,
+        request: Request<SetMemberRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        Ok(Response::new(
+            members::set(&self.daemon, request.into_inner()).await?,
+        ))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        Ok(Response::new(
+            members::renew(&self.daemon, request.into_inner()).await?,
+        ))
     }
 
     async fn state(
@@ -189,15 +243,20 @@ impl Cluster for ClusterService {
     }
 }
 
-fn lease_of(profile: LeaseProfile) -> Result<u64, Refusal> {
+/// Who typed a command on `server`; a tool that does not say is called by the server's name.
+fn author_or(author: &str, server: &MemberName) -> String {
+    match author {
+        "" => format!("server {server}"),
+        author => author.to_owned(),
+    }
+}
+
+/// Length of the lease in milliseconds.
+fn lease_of(profile: LeaseProfile) -> u64 {
     match profile {
-        LeaseProfile::Default => Ok(1_500),
-        LeaseProfile::Wide => Ok(10_000),
-        LeaseProfile::Fast => {
-            let why = "the fast profile is not available yet: the kernel keeps an address for a second after its last renewal";
-            Err(Refusal::invalid("no cluster was made", why)
-                .next("skcli cluster init --lease default ..."))
-        }
+        LeaseProfile::Fast => 500,
+        LeaseProfile::Default => 1_500,
+        LeaseProfile::Wide => 10_000,
     }
 }
 
@@ -259,7 +318,42 @@ fn cluster_state(member: &Member) -> ClusterStateReply {
         has_quorum: lease_left.is_some(),
         lease_remaining_ms: lease_left.map_or(0, millis),
         members: members.collect(),
+        notices: notices(member, &state, &status),
     }
+}
+
+/// What a person must know who looks at this server.
+fn notices(member: &Member, state: &ClusterState, status: &consensus::Status) -> Vec<String> {
+    let mut notices = Vec::new();
+    if !status.removed_by.is_empty() {
+        let by: Vec<String> = status
+            .removed_by
+            .iter()
+            .map(|server| member.name_of(*server))
+            .collect();
+        notices.push(format!(
+            "{} says that this server was removed from the cluster for good; type `skcli cluster leave --alone` here, then let it join again",
+            by.join(" and ")
+        ));
+    }
+    if member
+        .security
+        .validity()
+        .over_for(SystemTime::now())
+        .is_some()
+    {
+        let why = "the certificate of this member has run out, so the others refuse it; compare the clocks, else type `skcli cluster leave --alone` here and let it join again";
+        notices.push(why.to_owned());
+    }
+    let voters = state.voters();
+    let has_quorum = member.lease_remaining().is_some();
+    if let (false, [voter]) = (has_quorum, voters.iter().collect::<Vec<_>>().as_slice()) {
+        notices.push(format!(
+            "{} is the only voter of this pair and is not heard: nothing can be decided without it; bring it back, or add a witness next time with `skcli cluster token --witness`",
+            member.name_of(**voter)
+        ));
+    }
+    notices
 }
 
 /// Milliseconds as the API carries them.

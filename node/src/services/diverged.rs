@@ -24,7 +24,7 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(20);
 /// How long another server may take to remove it.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What both servers keep.
+/// What the servers of the module keep.
 pub(super) async fn everywhere(
     daemon: &Arc<Daemon>,
     request: &DivergedRequest,
@@ -33,7 +33,7 @@ pub(super) async fn everywhere(
     let member = require_member(daemon, WHAT)?;
     let record = require_module(&member, WHAT, &request.module).await?;
     let mut servers = Vec::new();
-    for server in record.servers {
+    for server in record.hosts() {
         servers.push(if server == member.id() {
             here(daemon, &member, &record).await?
         } else {

@@ -6,6 +6,7 @@ mod diverged;
 mod explain;
 mod force;
 mod log;
+mod members;
 mod module;
 mod peer;
 mod plan;

@@ -163,6 +163,15 @@ impl Module for ModuleService {
         }))
     }
 
+    async fn place(
+        &self,
+        request: Request<ModuleRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        Ok(Response::new(
+            super::members::place(&self.daemon, request.into_inner()).await?,
+        ))
+    }
+
     async fn uninstall(
         &self,
         request: Request<ModuleRequest>,

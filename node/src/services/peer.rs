@@ -8,20 +8,21 @@ use api::peer::v1::peer_client::PeerClient;
 use api::peer::v1::peer_server::{Peer, PeerServer};
 use api::peer::v1::{
     ControlRequest, EnrolReply, EnrolRequest, FetchPackageReply, FetchPackageRequest, KnownMember,
-    ReportRequest, Verb,
+    RecallReply, RecallRequest, RenewReply, RenewRequest, ReportRequest, Verb,
 };
 use api::v1::{
     ChangeReply, DiscardDivergedRequest, DivergedRequest, DivergedServer, ModuleRequest,
     ServerModuleReply,
 };
 use consensus::state::{
-    Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId,
+    Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId, VACANT,
 };
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module};
 use super::cluster::parse;
+use super::members;
 use super::module::commit;
 use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
@@ -59,7 +60,12 @@ impl PeerService {
     /// Everything but joining is for members only.
     fn require_peer<T>(&self, request: &Request<T>) -> Result<ServerId, Refusal> {
         let peer = request.extensions().get::<consensus::Peer>();
-        let known = peer.filter(|peer| self.member.state().members.contains_key(&peer.0));
+        let state = self.member.state();
+        if let Some(peer) = peer.filter(|peer| state.removed.contains(&peer.0)) {
+            let why = format!("server {} was removed from the cluster for good", peer.0);
+            return Err(Refusal::unknown("not answered", why));
+        }
+        let known = peer.filter(|peer| state.members.contains_key(&peer.0));
         known.map(|peer| peer.0).ok_or_else(|| {
             Refusal::forbidden(
                 "not answered",
@@ -92,19 +98,32 @@ impl PeerService {
         } else {
             MemberKind::Server
         };
-        let command = Command::AddMember {
-            token: token.hash(),
-            member: NewMember {
-                name: name.clone(),
-                kind,
-                addresses,
-                certificate: signing_request.key_fingerprint(),
-                incarnation: consensus::state::Incarnation(0),
+        let member = NewMember {
+            name: name.clone(),
+            kind,
+            addresses,
+            certificate: signing_request.key_fingerprint(),
+            incarnation: consensus::state::Incarnation(0),
+        };
+        let command = match request.replaces.as_str() {
+            "" => Command::AddMember {
+                token: token.hash(),
+                member,
             },
+            gone => Command::ReplaceMember {
+                token: token.hash(),
+                member,
+                replaces: members::named(&self.member, WHAT, gone)?,
+                accept_loss: request.accept_loss,
+            },
+        };
+        let author = match request.author.as_str() {
+            "" => name.as_ref(),
+            author => author,
         };
         let proposal = self
             .member
-            .proposal_by(command, name.as_ref(), "joined with a token");
+            .proposal_by(command, author, "joined with a token");
         let id = match self
             .member
             .consensus
@@ -127,7 +146,7 @@ impl PeerService {
             server: id,
             certificate: signed.fingerprint,
         };
-        commit(&self.member, certificate, name.as_ref(), WHAT).await?;
+        commit(&self.member, certificate, author, WHAT).await?;
         Ok(self.welcome(id, kind, signed.pem))
     }
 
@@ -165,13 +184,46 @@ impl Peer for PeerService {
         if !self.security.can_sign() {
             let why = format!(
                 "{} is a witness and signs no certificates",
-                self.member.identity.server
+                self.member.name()
             );
             return Err(Refusal::not_now("the server was not added", why)
                 .next("skcli cluster join ADDRESS-OF-A-SERVER TOKEN ...")
                 .into());
         }
         Ok(Response::new(self.add_member(&request).await?))
+    }
+
+    async fn recall(
+        &self,
+        request: Request<RecallRequest>,
+    ) -> Result<Response<RecallReply>, Status> {
+        let peer = self.require_peer(&request)?;
+        let state = self.member.state();
+        let record = state.members.get(&peer);
+        Ok(Response::new(RecallReply {
+            incarnation: record.map_or(0, |record| record.incarnation.0),
+            log_index: self.member.consensus.remembered(peer),
+        }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        const WHAT: &str = "the certificate was not renewed";
+        let peer = self.require_peer(&request)?;
+        let state = self.member.state();
+        let Some(record) = state.members.get(&peer) else {
+            return Err(Refusal::forbidden(WHAT, "the caller is no member").into());
+        };
+        let signing_request = self
+            .security
+            .check_request(&request.get_ref().certificate_request_pem)
+            .map_err(|error| Refusal::invalid(WHAT, chain(error)))?;
+        let signed = self
+            .security
+            .sign(&signing_request, peer.0, record.kind)
+            .map_err(|error| Refusal::not_now(WHAT, chain(error)))?;
+        Ok(Response::new(RenewReply {
+            certificate_pem: signed.pem,
+        }))
     }
 
     async fn fetch_package(
@@ -314,7 +366,7 @@ async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<Cha
                 module: record.name.clone(),
                 epoch: record.epoch,
                 from: member.id(),
-                to: agent::peer_of(&record, member.id()),
+                to: record.peer_of(member.id()).unwrap_or(VACANT),
             })
             .await?;
         return Ok(ChangeReply {
@@ -364,7 +416,8 @@ async fn restart_here(
             lines: vec![
                 format!(
                     "would be: {} stopped and started again on {}; no role changes",
-                    record.name, member.identity.server
+                    record.name,
+                    member.name()
                 ),
                 format!(
                     "risk: clients of {} wait as long as that takes",
@@ -380,7 +433,8 @@ async fn restart_here(
     match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
         Ok(Ok(Ok(()))) => Ok(reply(format!(
             "module {}: restarted on {}",
-            record.name, member.identity.server
+            record.name,
+            member.name()
         ))),
         Ok(Ok(Err(refused @ (RestartRefused::NotServing | RestartRefused::Failed)))) => {
             Err(Refusal::not_now(WHAT, refused.to_string()).next(log_command))
@@ -417,19 +471,14 @@ pub(super) async fn enrol(
     token: &JoinToken,
     server: &MemberName,
     addresses: Vec<SocketAddr>,
+    mut request: EnrolRequest,
 ) -> Result<Identity, Refusal> {
     const WHAT: &str = "this server did not join";
     let enrolment = Enrolment::prepare().map_err(|error| Refusal::failed(WHAT, chain(error)))?;
     let channel = crate::listener::join_channel(contact, token)
         .await
         .map_err(|error| Refusal::unavailable(WHAT, format!("{contact}: {}", chain(error))))?;
-    let request = EnrolRequest {
-        token: token.to_string(),
-        server: server.to_string(),
-        addresses: addresses.iter().map(ToString::to_string).collect(),
-        certificate_request_pem: enrolment.request_pem().to_owned(),
-        witness: daemon.is_witness,
-    };
+    request.certificate_request_pem = enrolment.request_pem().to_owned();
     let reply = PeerClient::new(channel)
         .enrol(request)
         .await

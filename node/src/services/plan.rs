@@ -199,6 +199,11 @@ fn risk_of(command: &Command, name: impl Fn(ServerId) -> String) -> Option<Strin
         | Command::StepDown { .. }
         | Command::TakeOver { .. }
         | Command::Force { .. }
+        | Command::ForgetMember { .. }
+        | Command::ReplaceMember { .. }
+        | Command::PlaceCopy { .. }
+        | Command::ChangeMember { .. }
+        | Command::SettleVoters { .. }
         | Command::ApplicationStarted { .. } => None,
     }
 }

@@ -18,18 +18,16 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 /// How often a waiting call looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The module's state, asked of both its servers at once.
+/// The module's state, asked of all its servers at once.
 pub(super) async fn of_module(
     daemon: &Daemon,
     member: &Arc<Member>,
     record: &MirrorRecord,
 ) -> ModuleStateReply {
-    let [first, second] = record.servers;
-    let (first, second) = tokio::join!(
-        of_server(daemon, member, record, first),
-        of_server(daemon, member, record, second)
-    );
-    let mut servers = vec![first, second];
+    let asked = record
+        .hosts()
+        .map(|server| of_server(daemon, member, record, server));
+    let mut servers = futures_util::future::join_all(asked).await;
     show_resync_on_secondary(
         record
             .primary

@@ -156,6 +156,9 @@ fn control() -> Vec<(&'static str, Vec<u8>)> {
         addresses: vec!["10.0.1.2:9453".to_owned(), "10.0.2.2:9453".to_owned()],
         certificate_request_pem: "-----BEGIN CERTIFICATE REQUEST-----\nMIH0\n".to_owned(),
         witness: false,
+        replaces: "s2".to_owned(),
+        accept_loss: false,
+        author: "root".to_owned(),
     };
     let fetch = api::peer::v1::FetchPackageRequest {
         hash: vec![7; 32].into(),

@@ -1,6 +1,7 @@
 //! A mirrored cluster under load, watched by every oracle: what scenarios and the demo happen in.
 
 use super::figures::Figures;
+use crate::cluster::profile::Profile;
 use crate::cluster::{Cluster, MODULE, observe};
 use crate::lab::{Direction, Lab, Topology, topology};
 use crate::oracle::leaks::{self, Holdings};
@@ -50,6 +51,7 @@ pub struct Arena {
     pub load: Load,
     /// How long the fault lasts, where the operator may say so and did.
     pub length: Option<Duration>,
+    profile: Profile,
     holdings: Option<[Holdings; 2]>,
     /// How far each daemon's log was read.
     logs_read: Mutex<BTreeMap<String, u64>>,
@@ -65,9 +67,21 @@ impl Arena {
     /// # Errors
     /// The lab or the cluster could not be made. The daemons' logs are in the text.
     pub fn formed(application: Application, seed: u64) -> anyhow::Result<Arena> {
+        Arena::formed_with(application, seed, Profile::default())
+    }
+
+    /// As `formed`, with another lease.
+    ///
+    /// # Errors
+    /// As `formed`.
+    pub fn formed_with(
+        application: Application,
+        seed: u64,
+        profile: Profile,
+    ) -> anyhow::Result<Arena> {
         let lab = Lab::up(Topology::mirror())?;
         let logs: Vec<_> = lab.servers().iter().map(|s| s.log().to_owned()).collect();
-        let cluster = Cluster::form(lab).with_context(|| {
+        let cluster = Cluster::form_with(lab, profile).with_context(|| {
             // The lab is gone with the error, and its logs with it.
             logs.iter().map(|path| tail(path)).collect::<String>()
         })?;
@@ -79,6 +93,7 @@ impl Arena {
             application,
             load: FULL_LOAD,
             length: None,
+            profile,
             holdings: None,
             logs_read: Mutex::default(),
             events: Mutex::default(),
@@ -147,6 +162,11 @@ impl Arena {
     /// Which application runs in the module.
     pub fn application(&self) -> Application {
         self.application
+    }
+
+    /// The lease of the cluster.
+    pub fn profile(&self) -> Profile {
+        self.profile
     }
 
     /// The client.

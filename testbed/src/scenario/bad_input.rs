@@ -3,7 +3,7 @@
 use super::arena::Arena;
 use super::figures::Figures;
 use crate::cluster::{Cluster, package};
-use crate::lab::{CLIENT, Lab, topology};
+use crate::lab::{CLIENT, Direction, Lab, topology};
 use crate::oracle::Application;
 use crate::wait::{self, Finished};
 use anyhow::{Context as _, ensure};
@@ -46,6 +46,7 @@ pub(super) fn bad_input(arena: &mut Arena) -> anyhow::Result<Figures> {
     count += packages(arena.cluster())?;
     count += directories(arena.cluster())?;
     count += tokens(arena)?;
+    count += partitioned_join(arena)?;
     count += strangers::all(arena)?;
     count += people(arena.lab())?;
     count += unfit(arena.cluster())?;
@@ -318,6 +319,7 @@ fn tokens(arena: &mut Arena) -> anyhow::Result<u32> {
         }
     })?;
     let contact = topology::address_v4(1, 1).to_string() + ":9453";
+    let elsewhere = topology::address_v4(1, 2).to_string() + ":9453";
     let own = topology::address_v4(1, 3).to_string() + ":9453";
     let join = |what: &'static str, token: &str, name: &str, says: &'static [&'static str]| {
         Case::new(
@@ -357,6 +359,21 @@ fn tokens(arena: &mut Arena) -> anyhow::Result<u32> {
             "w3",
             &["used"],
         ),
+        Case::new(
+            "a token used before, at another server",
+            "w",
+            &[
+                "cluster",
+                "join",
+                &elsewhere,
+                arena.cluster().used_token()?,
+                "--server",
+                "w3",
+                "--address",
+                &own,
+            ],
+            &["used"],
+        ),
         join("a name that is taken", &good, "s1", &["s1", "taken"]),
         Case::new(
             "a member that is not there",
@@ -375,6 +392,43 @@ fn tokens(arena: &mut Arena) -> anyhow::Result<u32> {
         ),
     ];
     refuse(arena.cluster(), &cases)
+}
+
+/// The witness is away, and the two servers do not hear each other: whoever is asked has no majority, and says so in time.
+fn partitioned_join(arena: &mut Arena) -> anyhow::Result<u32> {
+    let answer = arena
+        .cluster()
+        .skcli("s1")?
+        .json(&["cluster", "token", "--witness"])?;
+    let token = answer["token"].as_str().context("no token in the answer")?;
+    for lan in crate::lab::LANS {
+        for (from, to) in [("s1", "s2"), ("s2", "s1")] {
+            arena.lab().cut(Direction { from, to }, lan)?;
+        }
+    }
+    let contact = topology::address_v4(1, 1).to_string() + ":9453";
+    let own = topology::address_v4(1, 3).to_string() + ":9453";
+    let joined = arena.cluster().skcli("w")?.try_run(&[
+        "cluster",
+        "join",
+        &contact,
+        token,
+        "--server",
+        "w9",
+        "--address",
+        &own,
+    ]);
+    arena.lab().heal()?;
+    let says = &["no leader", "outcome unknown"];
+    verify_refusal("a join while the servers are partitioned", &joined?, says)?;
+    wait::until("a majority again", REFUSED_DEADLINE, || {
+        match arena.cluster().cluster_state("s1") {
+            Ok(state) if state.has_quorum => Ok(()),
+            Ok(_) => Err("no majority".to_owned()),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })?;
+    Ok(1)
 }
 
 /// Another letter in the middle of the token.

@@ -2,6 +2,7 @@
 
 use super::figures::{Percentile, Rounds};
 use super::{ALL, Arena, Scenario, Start, named};
+use crate::cluster::profile::Profile;
 use crate::oracle::Application;
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -41,6 +42,9 @@ pub struct RunOptions {
     /// Application in the module
     #[arg(long, value_enum, default_value = "ledger")]
     pub app: Application,
+    /// How fast a lost server is noticed
+    #[arg(long, value_enum, default_value = "default")]
+    pub profile: Profile,
     /// Leave the lab's directories and logs behind
     #[arg(long)]
     pub keep: bool,
@@ -108,7 +112,7 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
         acknowledged: 0,
         failure: None,
     };
-    match Arena::formed(options.app, seed) {
+    match Arena::formed_with(options.app, seed, options.profile) {
         Err(error) => outcome.failure = Some(format!("{error:#}")),
         Ok(mut arena) => {
             arena.length = options.length();
@@ -167,7 +171,9 @@ fn all_rounds(
         );
         arena.verify_trees()?;
     }
-    let violations = outcome.rounds.violations(scenario.bounds);
+    let violations = outcome
+        .rounds
+        .violations(&scenario.bounds_of(options.profile));
     anyhow::ensure!(violations.is_empty(), "{}", violations.join("; "));
     Ok(())
 }

@@ -42,7 +42,10 @@ fn other_serves(
     figures.set("takeover_ms", takeover);
     let served = arena.wait_served_by(other, cut_ns, SERVED_DEADLINE)?;
     figures.set("served_ms", served);
-    let limit = takeover + SWITCH_MS_MAX + own_start_ms(arena.application());
+    let limit = takeover
+        + SWITCH_MS_MAX
+        + arena.profile().address_wait_ms()
+        + own_start_ms(arena.application());
     ensure!(
         served <= limit,
         "the client was served again after {served:.0} ms; takeover took {takeover:.0} ms, so the limit is {limit:.0} ms"

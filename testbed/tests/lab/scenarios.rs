@@ -1,16 +1,17 @@
 //! Short runs of the scenarios with the ledger. The long ones are for `testbed scenario run NAME --repeat N`.
 
+use testbed::cluster::profile::Profile;
 use testbed::oracle::Application;
 use testbed::scenario::command_line::{RunOptions, perform};
 use testbed::scenario::named;
 
 /// One round in a fresh lab, with a seed that is the same every time.
 fn one_round(name: &str) {
-    one_round_of(name, None);
+    one_round_of(name, None, Profile::Default);
 }
 
-/// The same with a fault that lasts for so many seconds.
-fn one_round_of(name: &str, seconds: Option<u64>) {
+/// The same with a fault that lasts for so many seconds, and with another lease.
+fn one_round_of(name: &str, seconds: Option<u64>, profile: Profile) {
     if let Some(why) = testbed::cluster::missing() {
         eprintln!("skipped: {why}");
         return;
@@ -23,6 +24,7 @@ fn one_round_of(name: &str, seconds: Option<u64>) {
         minutes: None,
         json: true,
         app: Application::Ledger,
+        profile,
         keep: false,
     };
     let outcome = perform(named(name).unwrap(), &options);
@@ -56,12 +58,12 @@ fn swap() {
 
 #[test]
 fn primary_daemon_frozen() {
-    one_round_of("primary_daemon_frozen", Some(4));
+    one_round_of("primary_daemon_frozen", Some(4), Profile::Default);
 }
 
 #[test]
 fn flapping_link() {
-    one_round_of("flapping_link", Some(8));
+    one_round_of("flapping_link", Some(8), Profile::Default);
 }
 
 #[test]
@@ -117,4 +119,44 @@ fn watchdog_silent() {
 #[test]
 fn reinstalled_at_once() {
     one_round("reinstalled_at_once");
+}
+
+#[test]
+fn primary_power_cut_with_a_fast_lease() {
+    one_round_of("primary_power_cut", None, Profile::Fast);
+}
+
+#[test]
+fn members_come_and_go() {
+    one_round("members_come_and_go");
+}
+
+#[test]
+fn server_replaced() {
+    one_round("server_replaced");
+}
+
+#[test]
+fn old_disks() {
+    one_round("old_disks");
+}
+
+#[test]
+fn unfit_disks() {
+    one_round("unfit_disks");
+}
+
+#[test]
+fn witness_of_two_clusters() {
+    one_round("witness_of_two_clusters");
+}
+
+#[test]
+fn pair_waits_for_its_voter() {
+    one_round("pair_waits_for_its_voter");
+}
+
+#[test]
+fn server_moves() {
+    one_round("server_moves");
 }

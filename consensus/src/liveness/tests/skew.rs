@@ -57,7 +57,7 @@ proptest! {
             }
             let declares = watcher.on_tick(of_voter.at(real)).iter().any(|action| match action {
                 Action::ProposeDeclare { server, .. } => *server == S1,
-                Action::ProposeWithdraw { .. } => false,
+                Action::ProposeWithdraw { .. } | Action::ProposeSettle { .. } => false,
             });
             let until = holder.valid_until(&script.state, of_server.at(real));
             prop_assert!(!declares || until.is_none_or(|until| until <= of_server.at(real)), "declared within a lease");

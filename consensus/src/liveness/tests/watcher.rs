@@ -81,6 +81,10 @@ fn shown(action: &Action) -> String {
                 round.incarnation, round.number
             )
         }
+        Action::ProposeSettle {
+            replaced_at,
+            evidence,
+        } => format!("settle {replaced_at}: {evidence}"),
     }
 }
 
@@ -328,10 +332,12 @@ fn strangers_get_nothing() {
 fn a_new_member_is_watched_from_when_it_is_known() {
     let mut stage = Stage::new();
     stage.pass(10_000, &[S1, S2]);
-    stage.must("token t server");
-    stage.must("join t s4 server");
+    for name in ["s4", "s5"] {
+        stage.must(&format!("token {name} server"));
+        stage.must(&format!("join {name} {name} server"));
+    }
     assert_eq!(stage.pass(11_800, &[S1, S2]), [""; 0]);
-    assert_eq!(stage.pass(11_900, &[S1, S2]).len(), 1);
+    assert_eq!(stage.pass(11_900, &[S1, S2]).len(), 2);
 }
 
 #[test]

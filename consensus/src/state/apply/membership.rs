@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::super::ClusterState;
 use super::super::command::Accepted;
 use super::super::events::EventKind;
-use super::super::ids::ServerId;
+use super::super::ids::{EventId, MemberName, ModuleName, ServerId};
 use super::super::members::{
     ClusterInfo, LANS_MAX, MEMBERS_MAX, Member, MemberKind, NewMember, TOKENS_MAX, Token,
 };
@@ -32,7 +32,7 @@ impl ClusterState {
         if first.kind == MemberKind::Witness {
             return Err(Rejection::WitnessFirst);
         }
-        self.check_new_member(first)?;
+        self.check_new_member(first, None)?;
         self.cluster = Some(info.clone());
         let created = self.record(
             entry,
@@ -97,6 +97,28 @@ impl ClusterState {
         token: [u8; 32],
         member: &NewMember,
     ) -> Result<Accepted, Rejection> {
+        if let Some(already) = self.check_token(entry, token, member)? {
+            return Ok(Accepted::MemberAdded(already));
+        }
+        self.check_new_member(member, None)?;
+        self.check_voters_may_change()?;
+        let voters = self.voters();
+        let server = self.insert_member(entry, member, None);
+        self.on_voters_changed(entry, voters);
+        if let Some(token) = self.tokens.get_mut(&token) {
+            token.used_by = Some(server);
+        }
+        self.conclude(entry, None);
+        Ok(Accepted::MemberAdded(server))
+    }
+
+    /// The token lets this member in; the number it already has when it has come in by this token before.
+    pub(super) fn check_token(
+        &self,
+        entry: Entry<'_>,
+        token: [u8; 32],
+        member: &NewMember,
+    ) -> Result<Option<ServerId>, Rejection> {
         let known = self.tokens.get(&token).ok_or(Rejection::TokenUnknown)?;
         if let Some(by) = known.used_by {
             // The same join twice: the joiner did not hear the first answer.
@@ -105,7 +127,7 @@ impl ClusterState {
                 .get(&by)
                 .is_some_and(|m| m.certificate == member.certificate)
             {
-                return Ok(Accepted::MemberAdded(by));
+                return Ok(Some(by));
             }
             return Err(Rejection::TokenUsed {
                 by: self.named(by).to_string(),
@@ -117,24 +139,17 @@ impl ClusterState {
             });
         }
         match (known.witness, member.kind) {
-            (true, MemberKind::Server) => return Err(Rejection::TokenForWitness),
-            (false, MemberKind::Witness) => return Err(Rejection::TokenForServer),
-            (true, MemberKind::Witness) | (false, MemberKind::Server) => {}
+            (true, MemberKind::Server) => Err(Rejection::TokenForWitness),
+            (false, MemberKind::Witness) => Err(Rejection::TokenForServer),
+            (true, MemberKind::Witness) | (false, MemberKind::Server) => Ok(None),
         }
-        self.check_new_member(member)?;
-        let server = self.insert_member(entry, member, None);
-        if let Some(token) = self.tokens.get_mut(&token) {
-            token.used_by = Some(server);
-        }
-        self.conclude(entry, None);
-        Ok(Accepted::MemberAdded(server))
     }
 
-    fn insert_member(
+    pub(super) fn insert_member(
         &mut self,
         entry: Entry<'_>,
         new: &NewMember,
-        cause: Option<super::EventId>,
+        cause: Option<EventId>,
     ) -> ServerId {
         let id = self.last_server.next();
         self.last_server = id;
@@ -163,21 +178,17 @@ impl ClusterState {
         id
     }
 
-    fn check_new_member(&self, new: &NewMember) -> Result<(), Rejection> {
+    /// `instead_of`: whose name and addresses are free, because it goes in the same moment.
+    pub(super) fn check_new_member(
+        &self,
+        new: &NewMember,
+        instead_of: Option<ServerId>,
+    ) -> Result<(), Rejection> {
         if self.members.len() >= MEMBERS_MAX || self.last_server.0 == u64::MAX {
             return Err(Rejection::MembersFull);
         }
-        if new.addresses.is_empty() || new.addresses.len() > LANS_MAX {
-            return Err(Rejection::AddressCount {
-                given: new.addresses.len(),
-            });
-        }
-        for member in self.members.values() {
-            if member.name == new.name {
-                return Err(Rejection::NameTaken {
-                    name: new.name.clone(),
-                });
-            }
+        self.check_name(&new.name, instead_of)?;
+        for member in self.members.values().filter(|m| Some(m.id) != instead_of) {
             if new.kind == MemberKind::Witness && member.kind == MemberKind::Witness {
                 return Err(Rejection::WitnessExists {
                     name: member.name.clone(),
@@ -185,30 +196,76 @@ impl ClusterState {
             }
         }
         self.check_certificate(&new.certificate)?;
-        new.addresses
-            .iter()
-            .enumerate()
-            .try_for_each(|(lan, address)| {
-                if new
-                    .addresses
-                    .iter()
-                    .take(lan)
-                    .any(|earlier| earlier == address)
-                {
-                    return Err(Rejection::AddressInUse {
-                        address: *address,
-                        by: new.name.clone(),
-                    });
-                }
-                self.check_address(*address)
-            })
+        self.check_member_addresses(&new.name, &new.addresses, instead_of)
     }
 
-    fn check_address(&self, address: SocketAddr) -> Result<(), Rejection> {
+    fn check_name(&self, name: &MemberName, except: Option<ServerId>) -> Result<(), Rejection> {
+        let is_taken = |member: &Member| member.name == *name && Some(member.id) != except;
+        if self.members.values().any(is_taken) {
+            return Err(Rejection::NameTaken { name: name.clone() });
+        }
+        Ok(())
+    }
+
+    fn check_member_addresses(
+        &self,
+        name: &MemberName,
+        addresses: &[SocketAddr],
+        except: Option<ServerId>,
+    ) -> Result<(), Rejection> {
+        if addresses.is_empty() || addresses.len() > LANS_MAX {
+            return Err(Rejection::AddressCount {
+                given: addresses.len(),
+            });
+        }
+        for (lan, address) in addresses.iter().enumerate() {
+            if addresses[..lan].contains(address) {
+                return Err(Rejection::AddressInUse {
+                    address: *address,
+                    by: name.clone(),
+                });
+            }
+            self.check_address(*address, except)?;
+        }
+        Ok(())
+    }
+
+    /// A member is called otherwise, or is found elsewhere. Its number and its certificate stay.
+    pub(super) fn change_member(
+        &mut self,
+        entry: Entry<'_>,
+        server: ServerId,
+        name: &MemberName,
+        addresses: &[SocketAddr],
+    ) -> Result<Accepted, Rejection> {
+        let before = self.member(server)?.clone();
+        if before.name == *name && before.addresses == addresses {
+            return Ok(Accepted::Unchanged);
+        }
+        self.check_name(name, Some(server))?;
+        self.check_member_addresses(name, addresses, Some(server))?;
+        if let Some(member) = self.members.get_mut(&server) {
+            member.name = name.clone();
+            member.addresses = addresses.to_vec();
+        }
+        let kind = EventKind::MemberChanged {
+            before: before.who(),
+            now: self.named(server),
+            addresses: addresses.to_vec(),
+        };
+        self.record(entry, None, kind, None);
+        Ok(Accepted::Done)
+    }
+
+    fn check_address(
+        &self,
+        address: SocketAddr,
+        except: Option<ServerId>,
+    ) -> Result<(), Rejection> {
         if let Some(by) = self
             .members
             .values()
-            .find(|m| m.addresses.contains(&address))
+            .find(|m| m.addresses.contains(&address) && Some(m.id) != except)
         {
             return Err(Rejection::AddressInUse {
                 address,
@@ -264,23 +321,44 @@ impl ClusterState {
         entry: Entry<'_>,
         server: ServerId,
     ) -> Result<Accepted, Rejection> {
-        let member = self.member(server)?;
-        let who = member.who();
-        let hosted = self
-            .modules
-            .values()
-            .filter(|module| module.servers.contains(&server));
-        let modules: Vec<_> = hosted.map(|module| module.name.clone()).collect();
-        if !modules.is_empty() {
+        let who = self.member(server)?.who();
+        let (hosted, needed): (Vec<ModuleName>, Vec<ModuleName>) = self
+            .modules_of(server)
+            .into_iter()
+            .partition(|module| self.can_do_without(module, server));
+        if !needed.is_empty() {
             return Err(Rejection::ServerHasModules {
                 server: who,
-                modules,
+                modules: needed,
             });
         }
-        let other_server = |m: &Member| m.kind == MemberKind::Server && m.id != server;
-        if !self.members.values().any(other_server) {
-            return Err(Rejection::LastServer { server: who });
+        self.check_not_last_server(server)?;
+        self.check_voters_may_change()?;
+        for module in hosted {
+            self.give_up_copy(entry, &module, server);
         }
+        let voters = self.voters();
+        let removed = self.take_out(entry, server);
+        self.on_voters_changed(entry, voters);
+        self.conclude(entry, Some(removed));
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn check_not_last_server(&self, server: ServerId) -> Result<(), Rejection> {
+        let other_server = |m: &Member| m.kind == MemberKind::Server && m.id != server;
+        if self.members.values().any(other_server) {
+            Ok(())
+        } else {
+            Err(Rejection::LastServer {
+                server: self.named(server),
+            })
+        }
+    }
+
+    /// Removes a member and everything that was said by it or about it. What follows from that is left to the caller: the
+    /// voters have changed, and others may count as down or up now.
+    pub(super) fn take_out(&mut self, entry: Entry<'_>, server: ServerId) -> EventId {
+        let who = self.named(server);
         self.members.remove(&server);
         self.removed.insert(server);
         self.declarations.remove(&server);
@@ -292,8 +370,6 @@ impl ClusterState {
         for by_voter in self.withdrawals.values_mut() {
             by_voter.remove(&server);
         }
-        let removed = self.record(entry, None, EventKind::MemberRemoved { member: who }, None);
-        self.conclude(entry, Some(removed));
-        Ok(Accepted::Done)
+        self.record(entry, None, EventKind::MemberRemoved { member: who }, None)
     }
 }

@@ -208,7 +208,7 @@ impl ClusterState {
     }
 
     /// Directories overlap only where the modules share a server.
-    fn check_directories(
+    pub(super) fn check_directories(
         &self,
         name: &ModuleName,
         servers: [ServerId; 2],
@@ -216,7 +216,7 @@ impl ClusterState {
     ) -> Result<Vec<String>, Rejection> {
         let given = directories::checked(given)?;
         let shares = |other: &&MirrorRecord| {
-            other.name != *name && other.servers.iter().any(|s| servers.contains(s))
+            other.name != *name && other.hosts().any(|host| servers.contains(&host))
         };
         for other in self.modules.values().filter(shares) {
             for theirs in &other.directories {

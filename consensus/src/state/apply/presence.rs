@@ -1,5 +1,7 @@
 //! Who counts as down, and what that does to the roles (R7).
 
+use std::collections::BTreeSet;
+
 use super::super::ClusterState;
 use super::super::command::Accepted;
 use super::super::events::EventKind;
@@ -31,7 +33,7 @@ impl ClusterState {
         } = statement;
         let who = self.member(server)?.who();
         let by = self.check_voter(statement)?;
-        if !self.voters().contains(&voter) {
+        if !self.all_voters().contains(&voter) {
             return Err(Rejection::NotVoter { voter: by });
         }
         if voter == server {
@@ -218,16 +220,22 @@ impl ClusterState {
         }
     }
 
-    /// A majority of the voters declares the present run of `server`.
+    /// A majority of the voters declares the present run of `server`; while voters are being replaced, also a majority of
+    /// the former ones, who may still be granting leases.
     pub(in super::super) fn is_declared(&self, server: ServerId) -> bool {
-        self.valid_declarations(server).count() > self.voters().len() / 2
+        let declared_by: BTreeSet<ServerId> = self
+            .valid_declarations(server)
+            .map(|(voter, _)| voter)
+            .collect();
+        self.electorates()
+            .all(|electorate| electorate.intersection(&declared_by).count() > electorate.len() / 2)
     }
 
     fn valid_declarations(
         &self,
         server: ServerId,
     ) -> impl Iterator<Item = (ServerId, &Declaration)> {
-        let voters = self.voters();
+        let voters = self.all_voters();
         let run = self.members.get(&server).map(|member| member.incarnation);
         let by_voter = self.declarations.get(&server).into_iter().flatten();
         by_voter
@@ -247,7 +255,7 @@ impl ClusterState {
         (declared_by, seen.join(". "))
     }
 
-    fn modules_of(&self, server: ServerId) -> Vec<ModuleName> {
+    pub(super) fn modules_of(&self, server: ServerId) -> Vec<ModuleName> {
         self.modules
             .values()
             .filter(|module| module.servers.contains(&server))

@@ -65,15 +65,7 @@ impl Script {
 
     /// Applies a command; returns what came of it, a line each.
     pub(crate) fn run(&mut self, line: &str) -> String {
-        let words = Words::of(line);
-        let at_unix_ms = words.number("at").unwrap_or(1000) * 1000;
-        let author = words.options.get("author").unwrap_or(&"test");
-        let proposal = Proposal {
-            command: self.command(&words),
-            author: (*author).to_owned(),
-            evidence: String::new(),
-            at_unix_ms,
-        };
+        let proposal = self.proposal(line);
         let before = self.state.clone();
         self.index += 1;
         let result = self.state.apply(self.index, &proposal);
@@ -84,6 +76,19 @@ impl Script {
                 assert_eq!(before, self.state, "a refused command changed something");
                 format!("refused: {rejection}\n")
             }
+        }
+    }
+
+    /// What a line proposes in the present state.
+    pub(crate) fn proposal(&self, line: &str) -> Proposal {
+        let words = Words::of(line);
+        let at_unix_ms = words.number("at").unwrap_or(1000) * 1000;
+        let author = words.options.get("author").unwrap_or(&"test");
+        Proposal {
+            command: self.command(&words),
+            author: (*author).to_owned(),
+            evidence: String::new(),
+            at_unix_ms,
         }
     }
 
@@ -108,6 +113,32 @@ impl Script {
             },
             "remove" => Command::RemoveMember {
                 server: self.id(words.at(1)),
+            },
+            "forget" => Command::ForgetMember {
+                server: self.id(words.at(1)),
+                accept_loss: words.plain.contains(&"accept-loss"),
+            },
+            "replace" => Command::ReplaceMember {
+                token: secret(words.at(1)),
+                member: new_member(words, 2),
+                replaces: self.id(words.options["gone"]),
+                accept_loss: words.plain.contains(&"accept-loss"),
+            },
+            "place" => Command::PlaceCopy {
+                module: module(words.at(1)),
+                server: self.id(words.at(2)),
+            },
+            "change" => {
+                let server = self.id(words.at(1));
+                let now = new_member(words, 2);
+                Command::ChangeMember {
+                    server,
+                    name: now.name,
+                    addresses: now.addresses,
+                }
+            }
+            "settle" => Command::SettleVoters {
+                replaced_at: words.number("at_entry").unwrap_or(self.index),
             },
             "start" | "declare" | "withdraw" => self.presence_command(words),
             "install" | "reconfigure" | "uninstall" => self.module_command(words),
@@ -340,6 +371,15 @@ impl Script {
         if before.voters() != self.state.voters() {
             writeln!(text, "voters: {}", self.names(self.state.voters())).unwrap();
         }
+        if before.former_voters != self.state.former_voters {
+            let former: Vec<String> = self
+                .state
+                .former_voters
+                .iter()
+                .map(|former| self.names(former.voters.clone()))
+                .collect();
+            writeln!(text, "former voters with a say: [{}]", former.join(" ")).unwrap();
+        }
         text
     }
 
@@ -375,7 +415,10 @@ impl Script {
     }
 
     fn names(&self, servers: impl IntoIterator<Item = ServerId>) -> String {
-        let name = |server: ServerId| self.state.who(server).unwrap().to_string();
+        let name = |server: ServerId| match self.state.who(server) {
+            Some(who) => who.to_string(),
+            None => format!("#{server}"),
+        };
         let names: Vec<String> = servers.into_iter().map(name).collect();
         if names.is_empty() {
             "nobody".to_owned()

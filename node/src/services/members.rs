@@ -1,0 +1,273 @@
+//! Members that leave, are gone for good, or are called and found otherwise.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::v1::{
+    ChangeReply, LeaveRequest, ModuleRequest, RemoveRequest, RenewCertificateRequest,
+    SetMemberRequest,
+};
+use consensus::state::{ClusterState, Command, MemberName, Proposal, ServerId};
+
+use super::change::{CHANGE_DEADLINE, require_member, require_module};
+use super::cluster::parse;
+use super::plan::Change;
+use super::refusal::{Refusal, chain, not_proposed};
+use crate::daemon::Daemon;
+use crate::member::Member;
+use crate::renewal;
+
+/// How long a member that leaves waits until the others no longer need its vote.
+const VOTE_GOES_DEADLINE: Duration = Duration::from_secs(20);
+/// What leaving does on this server.
+const SET_ASIDE: &str = "the keys, the log and the module directories of this server are set aside; replicated files stay where they are";
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What is asked for, by whom.
+struct Asked<'a> {
+    what: &'a str,
+    command: Command,
+    author: &'a str,
+    verb: &'a str,
+}
+
+/// Does it, or says what it would do and risks: the very rules that would decide are asked.
+async fn change(
+    member: &Arc<Member>,
+    asked: Asked<'_>,
+    dry_run: bool,
+) -> Result<ChangeReply, Refusal> {
+    let Asked {
+        what,
+        command,
+        author,
+        verb,
+    } = asked;
+    // What is applied here may be older than what the proposal will meet.
+    let before = member.consensus.read_index(CHANGE_DEADLINE).await;
+    let before = before.map_err(|error| {
+        Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
+    })?;
+    let lines = if dry_run {
+        let mut change = Change::new(member, what, author, true).because(verb);
+        change.make(command).await?;
+        change.lines()
+    } else {
+        let proposal = member.proposal_by(command, author, verb);
+        let lines = outcome_on(&before, &proposal).map_err(|why| Refusal::not_now(what, why))?;
+        let proposed = member.consensus.propose(proposal, CHANGE_DEADLINE).await;
+        proposed.map_err(|error| not_proposed(what, &error))?;
+        lines
+    };
+    Ok(ChangeReply { lines, epoch: 0 })
+}
+
+/// What a proposal would do to this state, as events tell it.
+fn outcome_on(state: &ClusterState, proposal: &Proposal) -> Result<Vec<String>, String> {
+    let mut trial = state.clone();
+    let last = trial.last_event;
+    trial
+        .apply(u64::MAX, proposal)
+        .map_err(|rejection| rejection.to_string())?;
+    let lines: Vec<String> = trial
+        .events
+        .iter()
+        .filter(|event| event.id > last)
+        .map(ToString::to_string)
+        .collect();
+    Ok(if lines.is_empty() {
+        vec!["nothing changes: it is so already".to_owned()]
+    } else {
+        lines
+    })
+}
+
+/// The member with this name.
+pub(super) fn named(member: &Member, what: &str, name: &str) -> Result<ServerId, Refusal> {
+    let state = member.state();
+    let found = state.members.values().find(|m| m.name.as_str() == name);
+    found.map(|found| found.id).ok_or_else(|| {
+        Refusal::unknown(what, format!("there is no member \"{name}\"")).next("skcli cluster state")
+    })
+}
+
+pub(super) async fn remove(
+    daemon: &Arc<Daemon>,
+    request: RemoveRequest,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the member was not removed";
+    let member = require_member(daemon, WHAT)?;
+    let command = Command::ForgetMember {
+        server: named(&member, WHAT, &request.member)?,
+        accept_loss: request.accept_loss,
+    };
+    let asked = Asked {
+        what: WHAT,
+        command,
+        author: &request.author,
+        verb: "skcli cluster remove",
+    };
+    change(&member, asked, request.dry_run).await
+}
+
+pub(super) async fn set(
+    daemon: &Arc<Daemon>,
+    request: SetMemberRequest,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the member was not changed";
+    let member = require_member(daemon, WHAT)?;
+    let server = named(&member, WHAT, &request.member)?;
+    let state = member.state();
+    let Some(now) = state.members.get(&server) else {
+        return Err(Refusal::unknown(WHAT, "the member has just left"));
+    };
+    let name = match request.name.as_str() {
+        "" => now.name.clone(),
+        name => parse::<MemberName>(WHAT, "server name", name)?,
+    };
+    let addresses = match request.addresses.as_slice() {
+        [] => now.addresses.clone(),
+        addresses => addresses
+            .iter()
+            .map(|address| parse::<SocketAddr>(WHAT, "address", address))
+            .collect::<Result<_, _>>()?,
+    };
+    let command = Command::ChangeMember {
+        server,
+        name,
+        addresses,
+    };
+    let asked = Asked {
+        what: WHAT,
+        command,
+        author: &request.author,
+        verb: "skcli cluster set",
+    };
+    change(&member, asked, request.dry_run).await
+}
+
+/// A second copy for a module that has a vacant place.
+pub(super) async fn place(
+    daemon: &Arc<Daemon>,
+    request: ModuleRequest,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "no copy was placed";
+    let member = require_member(daemon, WHAT)?;
+    let record = require_module(&member, WHAT, &request.module).await?;
+    let server = match request.server.as_str() {
+        "" => member.id(),
+        name => named(&member, WHAT, name)?,
+    };
+    let command = Command::PlaceCopy {
+        module: record.name,
+        server,
+    };
+    let asked = Asked {
+        what: WHAT,
+        command,
+        author: &request.author,
+        verb: "skcli module place",
+    };
+    change(&member, asked, request.dry_run).await
+}
+
+/// A new certificate before its time: after a doubt about the old one, or to see that it works.
+pub(super) async fn renew(
+    daemon: &Arc<Daemon>,
+    request: RenewCertificateRequest,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "the certificate was not renewed";
+    let member = require_member(daemon, WHAT)?;
+    let name = member.name();
+    let line = if request.dry_run {
+        format!("would: {name} has a new certificate; existing connections go on")
+    } else {
+        let why = format!("asked for by {}", request.author);
+        renewal::renew(&member, &member.security, &why)
+            .await
+            .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
+        format!("{name} has a new certificate; existing connections go on")
+    };
+    Ok(ChangeReply {
+        lines: vec![line],
+        epoch: 0,
+    })
+}
+
+pub(super) async fn leave(
+    daemon: &Arc<Daemon>,
+    request: LeaveRequest,
+) -> Result<ChangeReply, Refusal> {
+    const WHAT: &str = "this server did not leave the cluster";
+    if let (Some(why), true) = (daemon.unfit(), request.alone) {
+        return Ok(forget_unfit(daemon, &why, request.dry_run));
+    }
+    let member = require_member(daemon, WHAT)?;
+    let command = Command::RemoveMember {
+        server: member.id(),
+    };
+    let asked = Asked {
+        what: WHAT,
+        command,
+        author: &request.author,
+        verb: "skcli cluster leave",
+    };
+    let (name, cluster) = (member.name(), member.identity.cluster.clone());
+    let mut reply = if request.alone {
+        let line = format!(
+            "{name} forgets cluster {cluster} without asking anybody; the others go on counting it as a member until they are told with `skcli cluster remove {name}`"
+        );
+        ChangeReply {
+            lines: vec![line],
+            epoch: 0,
+        }
+    } else {
+        change(&member, asked, request.dry_run).await?
+    };
+    reply.lines.push(SET_ASIDE.to_owned());
+    if request.dry_run {
+        return Ok(reply);
+    }
+    if !request.alone {
+        wait_vote_gone(&member).await;
+    }
+    daemon.leave_cluster();
+    Ok(reply)
+}
+
+/// A server that takes part in nothing cannot ask anybody.
+fn forget_unfit(daemon: &Daemon, why: &str, dry_run: bool) -> ChangeReply {
+    let lines = vec![
+        format!("this server takes part in nothing: {why}"),
+        SET_ASIDE.to_owned(),
+    ];
+    if !dry_run {
+        daemon.leave_cluster();
+    }
+    ChangeReply { lines, epoch: 0 }
+}
+
+/// The others may need this member's vote for the very change that takes it away: until they have done it, or until so many say
+/// that they have applied it that they are a majority without this member.
+async fn wait_vote_gone(member: &Member) {
+    let voters = member.consensus.status().voters;
+    let gone = async {
+        loop {
+            let status = member.consensus.status();
+            let others = status.removed_by.intersection(&voters).count();
+            if !status.votes || others > voters.len() / 2 {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(VOTE_GOES_DEADLINE, gone)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "the others did not say within {VOTE_GOES_DEADLINE:?} that they need this vote no more"
+        );
+    }
+}
