@@ -23,6 +23,7 @@ pub use handle::{BootstrapError, Consensus, Options, StartError, Status};
 pub use liveness_shell::Lease;
 pub use raft::dial::{BoxStream, Dialer, Stream};
 pub use raft::guard::Peer;
+pub use raft::leadership::better_leader;
 pub use raft::machine::Applied;
 pub use raft::proposals::{ProposeError, ReadError};
 pub use store::{BindError, OpenError, Origin};

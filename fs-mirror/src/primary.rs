@@ -151,15 +151,15 @@ struct Resync {
 
 impl Primary {
     /// Makes the epoch durable, then mounts the directory read-write. Requests are served while `gate` is open.
-    /// `in_sync_peer`: the committed record still names a peer in the in-sync set, so nothing is acknowledged before the
-    /// peer is attached or a record without it was set.
+    /// `counts_peer`: the committed record names a peer in the in-sync set, or an addition that is in the air may, so nothing is
+    /// acknowledged before the peer is attached or a record without it was set.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is mounted then.
     pub fn start(
         copy: Arc<Copy>,
         epoch: Epoch,
-        in_sync_peer: bool,
+        counts_peer: bool,
         gate: Arc<Gate>,
         events: PrimaryEventSink,
         options: PrimaryOptions,
@@ -168,7 +168,7 @@ impl Primary {
         let events = Arc::new(events);
         let replicator = Replicator::start(
             epoch,
-            in_sync_peer,
+            counts_peer,
             Arc::clone(&gate),
             session_events(&events),
         );
@@ -187,7 +187,7 @@ impl Primary {
         tracing::info!(
             module = copy.module(),
             epoch = epoch.0,
-            in_sync_peer,
+            counts_peer,
             "serving as primary"
         );
         let (mount, resync) = (Mutex::new(Some(mount)), Mutex::default());
@@ -262,16 +262,22 @@ impl Primary {
     /// # Errors
     /// The addition must not be proposed; requests are answered as before the call.
     pub fn hold_for_addition(&self, patience: Duration) -> Result<(), WaitError> {
+        let session = self.replicator.session();
+        if session != 0 {
+            // A peer that started anew may not be missed yet, and nothing may be on its way to it: what it acknowledged in its
+            // former run proves nothing now. Its start makes a new record, and this is sent under the record in force.
+            self.fs.ship_barrier(session);
+        }
         self.replicator.hold_for_addition(patience)
     }
 
-    /// A record was applied in which this server still is the primary; it names the peer in the in-sync set, or not.
+    /// A record was applied in which this server still is the primary; the peer counts as in the in-sync set, or not.
     ///
     /// # Errors
     /// See [`RecordError`]; the record before stays in force.
-    pub fn set_record(&self, epoch: Epoch, in_sync_peer: bool) -> Result<(), RecordError> {
+    pub fn set_record(&self, epoch: Epoch, counts_peer: bool) -> Result<(), RecordError> {
         self.copy.persist_epoch(epoch)?;
-        Ok(self.replicator.set_record(epoch, in_sync_peer)?)
+        Ok(self.replicator.set_record(epoch, counts_peer)?)
     }
 
     /// This server is not the primary any more: every waiting and later request ends with an error. Final.

@@ -22,7 +22,8 @@ const COOL_DOWN: Duration = Duration::from_secs(5);
 
 /// Who should lead instead of a leader that hears `hears`, given what the other voters report: the voter that hears the most,
 /// if it hears somebody the leader does not, and misses nobody the leader hears. The leader must hear it.
-fn better_leader(
+#[must_use]
+pub fn better_leader(
     me: ServerId,
     voters: &BTreeSet<ServerId>,
     hears: &BTreeSet<ServerId>,

@@ -33,11 +33,11 @@ fn can_mount() -> bool {
 
 impl Pair {
     /// A primary at epoch 1 over what `fill` puts into the directory; nobody follows yet.
-    fn new(in_sync_peer: bool, fill: &str) -> Option<Pair> {
-        Pair::of(TestCopy::new(), TestCopy::new(), in_sync_peer, fill)
+    fn new(counts_peer: bool, fill: &str) -> Option<Pair> {
+        Pair::of(TestCopy::new(), TestCopy::new(), counts_peer, fill)
     }
 
-    fn of(ours: TestCopy, theirs: TestCopy, in_sync_peer: bool, fill: &str) -> Option<Pair> {
+    fn of(ours: TestCopy, theirs: TestCopy, counts_peer: bool, fill: &str) -> Option<Pair> {
         if !can_mount() {
             return None;
         }
@@ -49,7 +49,7 @@ impl Pair {
         let primary = Primary::start(
             copy,
             Epoch(1),
-            in_sync_peer,
+            counts_peer,
             Arc::clone(&gate),
             sink,
             options,

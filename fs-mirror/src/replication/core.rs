@@ -18,7 +18,7 @@ use super::shipping::Ticket;
 mod tests;
 
 /// What the committed record says of the peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Record {
     /// It is not in the in-sync set: this copy alone makes a write acknowledged.
     Alone,
@@ -28,7 +28,7 @@ pub enum Record {
     InSync,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Session {
     id: u64,
     is_in_sync: bool,
@@ -55,8 +55,8 @@ pub enum Event {
     AdditionAbandoned,
     /// A committed record was applied.
     RecordSet {
-        /// Whether the peer is in its in-sync set.
-        names_peer: bool,
+        /// Whether the peer is in its in-sync set, or an addition that may be committed unseen puts it there.
+        counts_peer: bool,
     },
     /// The session is over.
     SessionLost {
@@ -94,7 +94,7 @@ pub enum Answer {
 }
 
 /// The facts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Core {
     record: Record,
     session: Option<Session>,
@@ -105,12 +105,12 @@ pub struct Core {
 
 impl Core {
     /// A primary that has just been started from a record that names the peer, or does not.
-    pub fn new(names_peer: bool) -> Core {
+    pub fn new(counts_peer: bool) -> Core {
         Core {
-            record: record(names_peer),
+            record: record(counts_peer),
             session: None,
             is_fenced: false,
-            has_diverged: !names_peer,
+            has_diverged: !counts_peer,
         }
     }
 
@@ -200,7 +200,7 @@ impl Core {
                 Record::Proposed => self.set_record(Record::Alone),
                 Record::Alone | Record::InSync => None,
             },
-            Event::RecordSet { names_peer } => self.set_record(record(names_peer)),
+            Event::RecordSet { counts_peer } => self.set_record(record(counts_peer)),
             Event::SessionLost { session } => {
                 if self.session.is_none_or(|running| running.id != session) {
                     return None;
@@ -233,8 +233,8 @@ impl Core {
     }
 }
 
-fn record(names_peer: bool) -> Record {
-    if names_peer {
+fn record(counts_peer: bool) -> Record {
+    if counts_peer {
         Record::InSync
     } else {
         Record::Alone

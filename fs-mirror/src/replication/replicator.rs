@@ -93,12 +93,12 @@ impl<C: Completion> Replicator<C> {
     /// The system gives no thread.
     pub fn start(
         epoch: Epoch,
-        in_sync_peer: bool,
+        counts_peer: bool,
         gate: Arc<Gate>,
         events: EventSink,
     ) -> io::Result<Replicator<C>> {
         let state = State {
-            core: Core::new(in_sync_peer),
+            core: Core::new(counts_peer),
             epoch,
             running: None,
             is_attaching: false,
@@ -172,7 +172,7 @@ impl<C: Completion> Replicator<C> {
     ///
     /// # Errors
     /// `StaleRecord`: nothing was changed.
-    pub fn set_record(&self, epoch: Epoch, in_sync_peer: bool) -> Result<(), StaleRecord> {
+    pub fn set_record(&self, epoch: Epoch, counts_peer: bool) -> Result<(), StaleRecord> {
         {
             let mut state = self.shared.state.lock();
             if epoch < state.epoch {
@@ -185,9 +185,7 @@ impl<C: Completion> Replicator<C> {
                 state.set_epoch(epoch);
             }
         }
-        self.shared.step(Event::RecordSet {
-            names_peer: in_sync_peer,
-        });
+        self.shared.step(Event::RecordSet { counts_peer });
         self.flush();
         Ok(())
     }

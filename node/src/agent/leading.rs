@@ -70,7 +70,7 @@ impl Leading {
     pub(super) async fn mount(
         parts: LeadingParts,
         epoch: Epoch,
-        peer_in_sync: bool,
+        counts_peer: bool,
     ) -> anyhow::Result<Leading> {
         let gate = Arc::new(Gate::closed());
         let (events_in, events) = mpsc::unbounded_channel();
@@ -86,7 +86,7 @@ impl Leading {
             Primary::start(
                 copy,
                 fs_mirror::Epoch(epoch.0),
-                peer_in_sync,
+                counts_peer,
                 primary_gate,
                 Box::new(report),
                 options,

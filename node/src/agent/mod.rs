@@ -393,10 +393,9 @@ impl Agent {
         let outcome = match step {
             Step::StartFollowing => self.start_following().await,
             Step::StopFollowing => self.stop_following().await,
-            Step::MountPrimary {
-                epoch,
-                peer_in_sync,
-            } => self.mount_primary(epoch, peer_in_sync).await,
+            Step::MountPrimary { epoch, counts_peer } => {
+                self.mount_primary(epoch, counts_peer).await
+            }
             Step::AddAddresses => self.add_addresses(),
             Step::StartApplication => self.start_application(),
             Step::StopApplication => self.stop_application(),
@@ -445,7 +444,7 @@ impl Agent {
         Ok(())
     }
 
-    async fn mount_primary(&mut self, epoch: Epoch, peer_in_sync: bool) -> anyhow::Result<()> {
+    async fn mount_primary(&mut self, epoch: Epoch, counts_peer: bool) -> anyhow::Result<()> {
         self.becoming_since.get_or_insert_with(Instant::now);
         self.arm_watchdog().await;
         let parts = LeadingParts {
@@ -456,7 +455,7 @@ impl Agent {
             is_first_tenure: self.led_at.replace(epoch) != Some(epoch),
             is_failover: self.is_failover(),
         };
-        match Leading::mount(parts, epoch, peer_in_sync).await {
+        match Leading::mount(parts, epoch, counts_peer).await {
             Ok(leading) => {
                 self.local = Local::Leading(leading);
                 Ok(())

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::PROPOSAL_DEADLINE;
 use super::open_addition::OpenAddition;
 use super::warden::Warden;
+use crate::core::partnership::{Facts, Move, Stream, next_move};
 use crate::member::Member;
 
 /// How long the peer may be dialled for the first session after a switchover, before it is dropped and reintegrated instead.
@@ -54,8 +55,27 @@ enum Session {
     None { retry_at: Instant },
     /// Attached; catching up or in lock-step.
     Attached { id: u64 },
-    /// Attached, and every block is the same: the addition has to be proposed at this epoch.
+    /// Attached, and every block is the same as long as it lives: whenever the record does not name the peer, its
+    /// addition has to be proposed.
     CaughtUp { id: u64 },
+}
+
+impl Session {
+    fn stream(self) -> Stream {
+        match self {
+            Session::None { .. } => Stream::Down,
+            Session::Attached { .. } => Stream::Attached,
+            Session::CaughtUp { .. } => Stream::CaughtUp,
+        }
+    }
+
+    /// Something may be done about it now.
+    fn is_due(self, now: Instant) -> bool {
+        match self {
+            Session::None { retry_at } => now >= retry_at,
+            Session::Attached { .. } | Session::CaughtUp { .. } => true,
+        }
+    }
 }
 
 impl Partnership {
@@ -63,6 +83,7 @@ impl Partnership {
     pub(super) async fn run(mut self) {
         let started = Instant::now();
         let mut applied = self.member.consensus.watch();
+        let mut fresh = self.member.fresh();
         let mut session = Session::None { retry_at: started };
         let mut adopted = None;
         let mut partner = None;
@@ -85,29 +106,32 @@ impl Partnership {
                 }
                 continue;
             };
-            let is_named = record.in_sync.contains(&peer);
-            let may_have_been_added = self.addition.epoch() == Some(record.epoch);
-            match session {
-                Session::None { retry_at } if Instant::now() >= retry_at => {
-                    let hands_over = self.may_begin_identical
-                        && record.identical
-                        && is_named
-                        && started.elapsed() < HANDOVER_DIAL_MAX;
-                    if hands_over || !(is_named || may_have_been_added) {
-                        let dial_until = hands_over.then_some(started + HANDOVER_DIAL_MAX);
+            let facts = Facts {
+                me: self.member.id(),
+                is_fresh: *fresh.borrow_and_update(),
+                stream: session.stream(),
+                addition_open: self.addition.epoch(),
+                peer_is_down: self.counts_as_down(peer),
+                may_begin_identical: self.may_begin_identical
+                    && started.elapsed() < HANDOVER_DIAL_MAX,
+            };
+            if session.is_due(Instant::now()) {
+                match next_move(&record, facts) {
+                    Move::Attach { identical } => {
+                        let dial_until = identical.then_some(started + HANDOVER_DIAL_MAX);
                         session = self.attach(&record, peer, dial_until).await;
-                    } else {
-                        self.drop_peer(&record, peer).await;
+                        continue;
                     }
-                    continue;
+                    Move::DropPeer => {
+                        self.drop_peer(&record, peer).await;
+                        continue;
+                    }
+                    Move::AddPeer => {
+                        self.add_peer(&record, peer).await;
+                        continue;
+                    }
+                    Move::Wait => {}
                 }
-                Session::CaughtUp { id } if !is_named => {
-                    self.add_peer(&record, peer).await;
-                    session = Session::CaughtUp { id };
-                    continue;
-                }
-                Session::CaughtUp { id } => session = Session::Attached { id },
-                Session::None { .. } | Session::Attached { .. } => {}
             }
             let retry_at = match session {
                 _ if !is_adopted => Instant::now() + ATTACH_RETRY,
@@ -118,6 +142,7 @@ impl Partnership {
             };
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() { return },
+                changed = fresh.changed() => if changed.is_err() { return },
                 event = self.events.recv() => match event {
                     Some(event) => session = self.on_event(event, session),
                     None => return,
@@ -134,14 +159,22 @@ impl Partnership {
         (record.primary == Some(self.member.id())).then(|| record.clone())
     }
 
+    fn counts_as_down(&self, server: ServerId) -> bool {
+        let state = self.member.consensus.state();
+        state
+            .members
+            .get(&server)
+            .is_none_or(|member| member.is_down)
+    }
+
     /// Tells the mounted copy which record counts; false when that has to be tried again.
     fn adopt(&self, record: &MirrorRecord, adopted: &mut Option<Epoch>) -> bool {
         if *adopted == Some(record.epoch) {
             return true;
         }
-        let peer_in_sync = record.in_sync.len() > 1;
+        let counts_peer = self.warden.standing().counts_peer(record);
         let epoch = fs_mirror::Epoch(record.epoch.0);
-        let set = tokio::task::block_in_place(|| self.primary.set_record(epoch, peer_in_sync));
+        let set = tokio::task::block_in_place(|| self.primary.set_record(epoch, counts_peer));
         match set {
             Ok(()) => *adopted = Some(record.epoch),
             Err(error) => {
@@ -241,7 +274,11 @@ impl Partnership {
         match tokio::task::spawn_blocking(move || primary.attach(link, hello)).await {
             Ok(Ok(())) => {
                 tracing::info!(module = %self.module, peer = peer.0, in_sync, "attached the secondary");
-                Session::Attached { id }
+                if in_sync {
+                    Session::CaughtUp { id }
+                } else {
+                    Session::Attached { id }
+                }
             }
             Ok(Err(error)) => {
                 tracing::debug!(module = %self.module, %error, "server {peer} did not take the stream");

@@ -53,6 +53,15 @@ impl Warden {
         }
     }
 
+    /// What this server knows beside the record.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            me: self.me,
+            is_fresh: *self.fresh.borrow(),
+            addition_open: self.addition.epoch(),
+        }
+    }
+
     /// Sets the gate to what is right now. Also called before an addition is proposed, so that no write is
     /// acknowledged on the old right after the proposal has left.
     pub(super) fn adjust(&self, lease: &Lease) {
@@ -60,11 +69,7 @@ impl Warden {
         // The lease is read first: an older lease on a newer record is harmless, a newer lease on an older record is not.
         let BootTime(until) = lease.valid_until();
         let state = self.consensus.state();
-        let standing = Standing {
-            me: self.me,
-            is_fresh: *self.fresh.borrow(),
-            addition_open: self.addition.epoch(),
-        };
+        let standing = self.standing();
         let right = state
             .modules
             .get(&self.module)

@@ -15,8 +15,8 @@ pub enum Goal {
     Lead {
         /// The epoch this server leads at.
         epoch: Epoch,
-        /// The record names the peer as in sync: nothing is acknowledged without it.
-        peer_in_sync: bool,
+        /// Nothing is acknowledged without the peer: the record names it as in sync, or an addition may.
+        counts_peer: bool,
     },
     /// Still the rightful primary, but on the way out: stop everything in order, then propose who follows.
     HandOver {
@@ -84,7 +84,7 @@ fn lead(standing: &Standing, record: &MirrorRecord, wishes: Wishes, wanted: Want
         }
         Wanted::Started => Goal::Lead {
             epoch,
-            peer_in_sync: peer.is_some(),
+            counts_peer: standing.counts_peer(record),
         },
     }
 }

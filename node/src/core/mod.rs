@@ -1,10 +1,11 @@
 //! What must run on this server now, and what to do next: pure, no clock, no I/O.
 //!
 //! [`right`] turns the applied record, the lease and what this daemon may have proposed into the right to serve;
-//! [`goal`] says what should run; [`plan`] gives the one next step from what runs to what should; [`ladder`] judges whether a
-//! fencing has succeeded.
+//! [`goal`] says what should run; [`plan`] gives the one next step from what runs to what should; [`partnership`] says
+//! what a primary does about its peer; [`ladder`] judges whether a fencing has succeeded.
 
 pub mod goal;
 pub mod ladder;
+pub mod partnership;
 pub mod plan;
 pub mod right;

@@ -47,7 +47,7 @@ pub enum Step {
         /// The epoch this server leads at.
         epoch: Epoch,
         /// Whether the record names the peer as in sync.
-        peer_in_sync: bool,
+        counts_peer: bool,
     },
     /// Virtual addresses up, neighbours told.
     AddAddresses,
@@ -75,10 +75,7 @@ pub fn next_step(goal: Goal, running: Running) -> Option<Step> {
     match goal {
         Goal::Down => towards_down(running),
         Goal::Follow => towards_follow(running),
-        Goal::Lead {
-            epoch,
-            peer_in_sync,
-        } => towards_lead(epoch, peer_in_sync, running),
+        Goal::Lead { epoch, counts_peer } => towards_lead(epoch, counts_peer, running),
         Goal::HandOver { epoch, to } => towards_hand_over(epoch, to, running),
         Goal::Fence => match running {
             Running::Leading(_) => Some(Step::Fence),
@@ -103,12 +100,9 @@ fn towards_follow(running: Running) -> Option<Step> {
     }
 }
 
-fn towards_lead(epoch: Epoch, peer_in_sync: bool, running: Running) -> Option<Step> {
+fn towards_lead(epoch: Epoch, counts_peer: bool, running: Running) -> Option<Step> {
     match running {
-        Running::Nothing => Some(Step::MountPrimary {
-            epoch,
-            peer_in_sync,
-        }),
+        Running::Nothing => Some(Step::MountPrimary { epoch, counts_peer }),
         Running::Following => Some(Step::StopFollowing),
         Running::Leading(Stage::Mounted) => Some(Step::AddAddresses),
         Running::Leading(Stage::Reachable) => Some(Step::StartApplication),
@@ -133,7 +127,7 @@ mod tests {
     const EPOCH: Epoch = Epoch(7);
     const LEAD: Goal = Goal::Lead {
         epoch: EPOCH,
-        peer_in_sync: true,
+        counts_peer: true,
     };
     const SWAP: Goal = Goal::HandOver {
         epoch: EPOCH,

@@ -48,6 +48,13 @@ impl Standing {
         self.right(record) == Right::Forever && !self.is_fresh && !is_leading && !has_waited
     }
 
+    /// Nothing may be acknowledged without the peer: the record names it, or an addition that was proposed in this tenure or an
+    /// earlier one may still be committed.
+    pub fn counts_peer(&self, record: &MirrorRecord) -> bool {
+        let is_named = record.in_sync.iter().any(|server| *server != self.me);
+        is_named || self.may_have_added(record)
+    }
+
     /// An addition of the peer may be in the air that `record` does not show.
     pub fn may_have_added(&self, record: &MirrorRecord) -> bool {
         self.addition_open
@@ -86,6 +93,14 @@ mod tests {
             let asks = standing(is_fresh, None).asks_first(record, is_leading, has_waited);
             assert_eq!(asks, expected, "fresh={is_fresh} leading={is_leading}");
         }
+    }
+
+    #[test]
+    fn regression_a_new_tenure_does_not_forget_the_addition_of_the_former_one() {
+        let alone = record(7, Some(ME), &[ME]);
+        assert!(standing(true, Some(7)).counts_peer(&alone));
+        assert!(!standing(true, Some(6)).counts_peer(&alone));
+        assert!(standing(true, None).counts_peer(&record(7, Some(ME), &[ME, PEER])));
     }
 
     #[test]

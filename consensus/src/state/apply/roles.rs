@@ -148,22 +148,18 @@ impl ClusterState {
     ) -> Result<Accepted, Rejection> {
         let record = self.module_as_primary(module, epoch, server)?;
         let next = self.successor(record, server);
-        let mut in_sync = record.in_sync.clone();
-        match reason {
-            StepDownReason::Stopped | StepDownReason::ApplicationFailed => {}
-            // The last whole copy stays on record even on a bad disk: there is no better one (R11).
-            StepDownReason::DiskFailed if in_sync.len() > 1 => {
-                in_sync.remove(&server);
+        let (in_sync, received_only) = match reason {
+            // A clean stop ends with both disks synced.
+            StepDownReason::Stopped | StepDownReason::ApplicationFailed => {
+                (record.in_sync.clone(), BTreeSet::new())
             }
-            StepDownReason::DiskFailed => {}
-        }
+            StepDownReason::DiskFailed => without_failed_disk(record, server, next),
+        };
         let kind = EventKind::SteppedDown {
             server: self.named(server),
             reason,
             next: next.map(|next| self.named(next)),
         };
-        // A clean stop ends with both disks synced.
-        let received_only = BTreeSet::new();
         self.change_roles(
             entry,
             module,
@@ -281,6 +277,35 @@ impl ClusterState {
             server: self.named(server),
             holders,
         }
+    }
+}
+
+/// Whose copy counts once the disk of `server`, the primary, failed (R11): the in-sync set, and who of it only received.
+///
+/// The last whole copy stays on record even on a bad disk: there is no better one. So it is while the other one holds
+/// the newest writes in memory only (R16): until that one leads, alive and with everything on its disk, it may be gone.
+fn without_failed_disk(
+    record: &MirrorRecord,
+    server: ServerId,
+    next: Option<ServerId>,
+) -> (BTreeSet<ServerId>, BTreeSet<ServerId>) {
+    let others: BTreeSet<ServerId> = record
+        .in_sync
+        .iter()
+        .copied()
+        .filter(|other| *other != server)
+        .collect();
+    if others.is_empty() {
+        return (record.in_sync.clone(), BTreeSet::new());
+    }
+    match next {
+        Some(next) if record.received_only.contains(&next) => {
+            (record.in_sync.clone(), BTreeSet::from([next]))
+        }
+        None if !others.is_disjoint(&record.received_only) => {
+            (BTreeSet::from([server]), BTreeSet::new())
+        }
+        Some(_) | None => (others, BTreeSet::new()),
     }
 }
 

@@ -27,8 +27,8 @@ fn answers(core: &Core) -> [Answer; 3] {
 #[test]
 fn every_state_has_its_answers() {
     use Event::{AdditionAbandoned, AdditionHeld, Fenced, RecordSet, Resynced, SessionLost};
-    let added = RecordSet { names_peer: true };
-    let dropped = RecordSet { names_peer: false };
+    let added = RecordSet { counts_peer: true };
+    let dropped = RecordSet { counts_peer: false };
     let (lost, synced) = (SessionLost { session: 2 }, Resynced { session: 2 });
     let fenced = [Answer::Fenced; 3];
     let cases: &[(&str, bool, &[Event], [Answer; 3])] = &[
@@ -159,8 +159,8 @@ fn every_state_has_its_answers() {
             fenced,
         ),
     ];
-    for (name, names_peer, events, expected) in cases {
-        let mut core = Core::new(*names_peer);
+    for (name, counts_peer, events, expected) in cases {
+        let mut core = Core::new(*counts_peer);
         for event in *events {
             core.on(*event);
         }
@@ -175,7 +175,7 @@ fn every_event_has_its_action() {
         for event in [
             attached(2),
             Event::AdditionHeld,
-            Event::RecordSet { names_peer: true },
+            Event::RecordSet { counts_peer: true },
         ] {
             core.on(event);
         }
@@ -186,9 +186,9 @@ fn every_event_has_its_action() {
         (Event::Resynced { session: 9 }, None),
         (Event::AdditionHeld, Some(Action::AnswerStranded)),
         (Event::AdditionAbandoned, None),
-        (Event::RecordSet { names_peer: true }, None),
+        (Event::RecordSet { counts_peer: true }, None),
         (
-            Event::RecordSet { names_peer: false },
+            Event::RecordSet { counts_peer: false },
             Some(Action::AnswerAll),
         ),
         (Event::SessionLost { session: 2 }, Some(Action::Strand)),
@@ -223,7 +223,7 @@ fn changes_are_held_until_the_first_session_or_the_drop() {
     assert!(!Core::new(false).holds_changes());
     for event in [
         attached(1),
-        Event::RecordSet { names_peer: false },
+        Event::RecordSet { counts_peer: false },
         Event::Fenced,
     ] {
         let mut core = started;

@@ -29,11 +29,11 @@ struct Peer {
 }
 
 impl Fixture {
-    fn new(in_sync_peer: bool) -> Fixture {
+    fn new(counts_peer: bool) -> Fixture {
         let gate = Arc::new(Gate::open_forever());
         let (told, events) = mpsc::channel();
         let sink: EventSink = Box::new(move |event| drop(told.send(event)));
-        let replicator = Replicator::start(Epoch(5), in_sync_peer, gate.clone(), sink).unwrap();
+        let replicator = Replicator::start(Epoch(5), counts_peer, gate.clone(), sink).unwrap();
         Fixture {
             replicator: Arc::new(replicator),
             gate,

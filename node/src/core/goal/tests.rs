@@ -70,9 +70,9 @@ fn goal_follows_record_and_wishes() {
         is_leaving: true,
         ..OVERDUE
     };
-    let lead = |peer_in_sync| Goal::Lead {
+    let lead = |counts_peer| Goal::Lead {
         epoch: Epoch(7),
-        peer_in_sync,
+        counts_peer,
     };
     let hand_over = |to| Goal::HandOver {
         epoch: Epoch(7),

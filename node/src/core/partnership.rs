@@ -1,0 +1,134 @@
+//! What a primary does next about its peer (R4, R6, R10): from facts alone.
+
+use consensus::state::{Epoch, MirrorRecord, ServerId};
+
+/// The stream to the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stream {
+    /// There is none.
+    Down,
+    /// Attached; the peer is being brought up to date, or in lock-step.
+    Attached,
+    /// Attached, and the peer has every block, now and as long as this stream lives.
+    CaughtUp,
+}
+
+/// What this primary knows beside the record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// This server.
+    pub me: ServerId,
+    /// This daemon's start has been applied.
+    pub is_fresh: bool,
+    /// The stream to the peer.
+    pub stream: Stream,
+    /// The epoch at which an addition was, or may have been, proposed.
+    pub addition_open: Option<Epoch>,
+    /// The peer counts as down: an addition would be refused, but its note would make the right depend on a lease.
+    pub peer_is_down: bool,
+    /// A switchover left both copies the same, nothing was changed since, and the peer may still come.
+    pub may_begin_identical: bool,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Move {
+    /// Dial the peer.
+    Attach {
+        /// Both copies are the same: no resync.
+        identical: bool,
+    },
+    /// Propose to go on alone. Also when the record names no peer, but may soon: that ends an open addition.
+    DropPeer,
+    /// Propose the peer as in sync.
+    AddPeer,
+    /// Nothing to do until something happens.
+    Wait,
+}
+
+/// The next move of the primary of `record`.
+pub fn next_move(record: &MirrorRecord, facts: Facts) -> Move {
+    let is_named = record.in_sync.iter().any(|server| *server != facts.me);
+    let may_have_been_added = facts.addition_open == Some(record.epoch);
+    let identical = facts.may_begin_identical && record.identical && is_named;
+    match facts.stream {
+        Stream::Down if identical => Move::Attach { identical },
+        Stream::Down if is_named || may_have_been_added => Move::DropPeer,
+        Stream::Down => Move::Attach { identical: false },
+        // An open addition makes the right depend on a lease, and a run that is not known has none: proposing earlier
+        // would end the service of a primary that is alone.
+        Stream::CaughtUp if !is_named && facts.is_fresh && !facts.peer_is_down => Move::AddPeer,
+        Stream::CaughtUp | Stream::Attached => Move::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::goal::tests::record;
+
+    const ME: ServerId = ServerId(1);
+    const PEER: ServerId = ServerId(2);
+
+    #[test]
+    fn moves_follow_record_stream_and_open_addition() {
+        let alone = record(7, Some(ME), &[ME]);
+        let both = record(7, Some(ME), &[ME, PEER]);
+        let mut handed_over = both.clone();
+        handed_over.identical = true;
+        let attach = |identical| Move::Attach { identical };
+        let table = [
+            (&alone, Stream::Down, None, false, attach(false)),
+            (&alone, Stream::Down, Some(6), false, attach(false)),
+            (&alone, Stream::Down, Some(7), false, Move::DropPeer),
+            (&alone, Stream::Attached, None, false, Move::Wait),
+            (&alone, Stream::CaughtUp, None, false, Move::AddPeer),
+            (&alone, Stream::CaughtUp, Some(7), false, Move::AddPeer),
+            (&both, Stream::Down, None, false, Move::DropPeer),
+            (&both, Stream::Down, None, true, Move::DropPeer),
+            (&both, Stream::Attached, None, false, Move::Wait),
+            (&both, Stream::CaughtUp, Some(7), false, Move::Wait),
+            (&handed_over, Stream::Down, None, true, attach(true)),
+            (&handed_over, Stream::Down, None, false, Move::DropPeer),
+        ];
+        for (record, stream, addition_open, may_begin_identical, expected) in table {
+            let facts = Facts {
+                me: ME,
+                is_fresh: true,
+                stream,
+                addition_open: addition_open.map(Epoch),
+                peer_is_down: false,
+                may_begin_identical,
+            };
+            assert_eq!(next_move(record, facts), expected, "{record:?} {facts:?}");
+        }
+    }
+
+    #[test]
+    fn regression_no_addition_before_the_start_of_this_run_is_applied() {
+        let facts = Facts {
+            me: ME,
+            is_fresh: false,
+            stream: Stream::CaughtUp,
+            addition_open: None,
+            peer_is_down: false,
+            may_begin_identical: false,
+        };
+        assert_eq!(next_move(&record(7, Some(ME), &[ME]), facts), Move::Wait);
+    }
+
+    #[test]
+    fn regression_a_peer_dropped_while_its_stream_lives_is_added_again() {
+        let facts = |peer_is_down| Facts {
+            me: ME,
+            is_fresh: true,
+            stream: Stream::CaughtUp,
+            addition_open: None,
+            peer_is_down,
+            may_begin_identical: false,
+        };
+        let dropped = record(8, Some(ME), &[ME]);
+        assert_eq!(next_move(&dropped, facts(true)), Move::Wait);
+        assert_eq!(next_move(&dropped, facts(false)), Move::AddPeer);
+    }
+}
