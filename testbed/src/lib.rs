@@ -1,18 +1,22 @@
 //! The testbed of Sidekick: laboratories of real servers on one machine, faults, oracles, scenarios, the demo and the benches.
 //!
-//! It drives the finished programs (`sknode`, `skcli`) from outside, as an operator, an application and a power cut would.
-//! It never reaches into their memory, so what it proves holds for what is shipped. Only `fuzz` calls into the product's
-//! libraries: into the decoders of what arrives from other members.
+//! Laboratories and scenarios drive the finished programs (`sknode`, `skcli`) from outside, as an operator, an application
+//! and a power cut would. They never reach into their memory, so what they prove holds for what is shipped. `fuzz` calls
+//! into the decoders of what arrives from other members. [`exploration`], [`simulation`] and [`planted`] run the product's
+//! pure cores instead, millions of times as often.
 
 pub mod bench;
 pub mod chaos;
 pub mod cluster;
 pub mod demo;
+pub mod exploration;
 pub mod fuzz;
 pub mod lab;
 pub mod ledger;
 pub mod matrix;
 pub mod oracle;
+pub mod planted;
 pub mod scenario;
+pub mod simulation;
 mod trust;
 pub mod wait;

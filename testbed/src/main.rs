@@ -2,9 +2,14 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use testbed::exploration::command_line::ExploreOptions;
 use testbed::lab::command_line::LabCommand;
+use testbed::planted::table::PlantedOptions;
 use testbed::scenario::command_line::ScenarioCommand;
-use testbed::{bench, chaos, demo, fuzz, lab, ledger, matrix, scenario};
+use testbed::simulation::command_line::SimulateOptions;
+use testbed::{
+    bench, chaos, demo, exploration, fuzz, lab, ledger, matrix, planted, scenario, simulation,
+};
 
 /// Real Sidekick clusters on one machine: to play with, to test and to measure
 #[derive(Debug, Parser)]
@@ -22,6 +27,12 @@ enum Action {
     /// Named fault scenarios: list, run
     #[command(subcommand)]
     Scenario(ScenarioCommand),
+    /// The control plane in virtual time, seed by seed
+    Simulate(SimulateOptions),
+    /// Every order of events of a small cluster, up to a bound
+    Explore(ExploreOptions),
+    /// Old bugs switched on, one at a time: whether the proof kit finds them
+    Planted(PlantedOptions),
     /// Every one-way combination of lost links, in every state of a mirror
     Matrix(matrix::Options),
     /// Hostile bytes for everything that arrives from other members
@@ -67,6 +78,9 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Lab(command) => lab::command_line::run(command),
         Action::Scenario(command) => scenario::command_line::run(command),
+        Action::Simulate(options) => simulation::command_line::run(&options),
+        Action::Explore(options) => exploration::command_line::run(&options),
+        Action::Planted(options) => planted::table::run(&options),
         Action::Matrix(options) => matrix::run(&options),
         Action::Fuzz(options) => fuzz::run(&options),
         Action::Chaos(options) => chaos::run(&options),

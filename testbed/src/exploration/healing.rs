@@ -1,24 +1,25 @@
 //! After the faults: what must come back by itself.
 
 use consensus::state::{Command, Incarnation, Standing};
+use node::core::partnership::{Move, Stream};
 
-use crate::actions::{apply_on, crash, may_grant, restart, round};
-use crate::model::{Bug, Moment, Opinion};
-use crate::world::{A, B, NAMES, W, World, id, module};
+use super::actions::{apply_on, crash, restart, round};
+use super::model::{Moment, Opinion};
+use super::world::{A, B, NAMES, W, World, id, module};
 
 /// Rounds after which a cluster that is going to settle has settled.
 const ROUNDS_MAX: usize = 6;
 
 /// Tries every return: of all, in every order, and of one whole copy with the witness. What fails, if anything.
-pub(crate) fn healing_fails(world: &mut World, now: Moment) -> Option<String> {
-    if world.bug != Bug::None {
+pub(super) fn healing_fails(world: &mut World, now: Moment) -> Option<String> {
+    if world.bug.is_some() {
         return None;
     }
     for order in [[A, B, W], [B, A, W], [W, B, A], [W, A, B]] {
         for is_blackout in [false, true] {
             let mut then = now;
             if is_blackout {
-                blackout(&mut then);
+                blackout(world, &mut then);
             }
             return_all(world, &mut then, &order);
             if let Some(what) = unserved(world, &then, &[A, B]) {
@@ -33,7 +34,7 @@ pub(crate) fn healing_fails(world: &mut World, now: Moment) -> Option<String> {
             continue;
         }
         let mut then = now;
-        blackout(&mut then);
+        blackout(world, &mut then);
         if world
             .record(now.committed)
             .received_only
@@ -56,15 +57,15 @@ pub(crate) fn healing_fails(world: &mut World, now: Moment) -> Option<String> {
     None
 }
 
-fn blackout(then: &mut Moment) {
+fn blackout(world: &World, then: &mut Moment) {
     for node in [A, B, W] {
         if then.nodes[node].is_up {
-            crash(then, node);
+            crash(world, then, node);
         }
     }
 }
 
-fn unserved(world: &World, now: &Moment, by: &[usize]) -> Option<String> {
+fn unserved(world: &mut World, now: &Moment, by: &[usize]) -> Option<String> {
     let serving: Vec<usize> = by
         .iter()
         .copied()
@@ -112,7 +113,7 @@ fn return_all(world: &mut World, then: &mut Moment, order: &[usize]) {
                 withdraw(world, then, *voter, *server);
                 apply_on(world, then, *voter, then.committed);
                 apply_on(world, then, *server, then.committed);
-                then.granted[*voter][*server] = may_grant(world, then, *voter, *server);
+                then.granted[*voter][*server] = then.may_grant(world, *voter, *server);
             }
         }
         for server in order.iter().filter(|server| **server != W) {
@@ -127,8 +128,11 @@ fn act(world: &mut World, then: &mut Moment, server: usize) {
     let record = world.record(then.nodes[server].applied);
     let (module, epoch) = (module(), record.epoch);
     let command = match record.standing(id(server)) {
-        Standing::Primary { alone: true } if !then.copies[server].is_adding => return,
         Standing::Primary { .. } => {
+            match then.next_move(world, server, record, Stream::Down) {
+                Move::DropPeer => {}
+                Move::Attach { .. } | Move::AddPeer | Move::Wait => return,
+            }
             then.copies[server].on_disk = then.copies[server].data;
             Command::DropSecondary {
                 module,
