@@ -94,8 +94,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.live
         && let Some(why) = crate::cluster::missing()
     {
-        writeln!(out, "skipped: {why}")?;
-        return Ok(ExitCode::SUCCESS);
+        return crate::skipped(options.target.name(), &why, options.json);
     }
     let seed = options.seed.unwrap_or_else(rand::random);
     let result = perform(options, seed);

@@ -20,3 +20,23 @@ pub mod scenario;
 pub mod simulation;
 mod trust;
 pub mod wait;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// The exit status of what this machine cannot do.
+const SKIPPED: u8 = 77;
+
+/// Says that this machine cannot do it, and why: no success, for nothing was shown, and no failure either.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn skipped(name: &str, why: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
+    writeln!(out, "skipped: {why}")?;
+    if json {
+        let object = serde_json::json!({ "name": name, "passed": null, "skipped": why });
+        writeln!(out, "{object}")?;
+    }
+    Ok(ExitCode::from(SKIPPED))
+}

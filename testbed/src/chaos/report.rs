@@ -1,9 +1,10 @@
 //! What came of a chaos run: figures by kind of fault, for machines and for people.
 
-use super::Options;
 use super::causes::Change;
 use super::fault::Fault;
+use super::{COUNTED_FROM_MINUTES, EXCUSED_PERCENT_MAX, FAILOVERS_PER_MINUTE_MIN, Options};
 use crate::oracle::recorder::Report;
+use anyhow::ensure;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -62,7 +63,6 @@ impl Campaign {
         gap_ms: f64,
         converged_ms: f64,
         changes: Vec<Change>,
-        starved: Duration,
     ) {
         let kind = self.kinds.entry(fault.kind()).or_default();
         self.steps += 1;
@@ -79,6 +79,10 @@ impl Campaign {
                 kind.failovers += 1;
             }
         }
+    }
+
+    /// The machine kept a thread that wanted to run from running for so long in one step.
+    pub(super) fn starved(&mut self, starved: Duration) {
         self.starved_max = self.starved_max.max(starved);
     }
 
@@ -86,9 +90,29 @@ impl Campaign {
         self.took_ms = ms;
     }
 
-    /// A role that moved although it should not, on a machine that stood still.
+    /// A role that moved although it should not, or a gap that was too long, on a machine that stood still. The step
+    /// counts neither against the product nor for it.
     pub(super) fn excuse(&mut self, why: String) {
         self.excused.push(why);
+    }
+
+    /// Enough steps counted, and enough of them were failovers.
+    pub(super) fn verify_enough_happened(&self) -> anyhow::Result<()> {
+        let all = usize::try_from(self.steps)? + self.excused.len();
+        let excused_max = (all * EXCUSED_PERCENT_MAX / 100).max(1);
+        ensure!(
+            self.excused.len() <= excused_max,
+            "rejected: the machine stood still in {} of {all} steps, at most {excused_max} may be excused",
+            self.excused.len()
+        );
+        let minutes = self.took_ms / 60_000.0;
+        let wanted = FAILOVERS_PER_MINUTE_MIN * minutes;
+        ensure!(
+            minutes < COUNTED_FROM_MINUTES || f64::from(self.failovers) >= wanted,
+            "rejected: {} failovers in {minutes:.0} minutes, a run of that length needs {wanted:.0}",
+            self.failovers
+        );
+        Ok(())
     }
 
     pub(super) fn finished(&mut self, rows: Report) {

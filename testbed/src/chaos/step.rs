@@ -5,6 +5,7 @@ use crate::cluster::MODULE;
 use crate::lab::{Direction, LANS};
 use crate::matrix::expectation::{Service, State, expected};
 use crate::matrix::links::Place;
+use crate::matrix::{MOVE_MS_MAX, STALL_MS_MAX};
 use crate::scenario::{Arena, hold};
 use crate::wait;
 use anyhow::{Context as _, ensure};
@@ -203,12 +204,30 @@ pub(super) fn verify_moves(fault: Fault, cast: &Cast, order: &[String]) -> anyho
     let is_allowed = match must_do(fault, cast) {
         Some(Service::Stays) => moves == 0,
         Some(Service::Moves) => moves == 1,
-        Some(Service::Waits | Service::Somewhere) | None => moves <= 2,
+        // Both copies are whole, so either may lead after healing.
+        Some(Service::Waits) | None => moves <= 1,
+        // Whoever returns first may lead until the other one is back.
+        Some(Service::Somewhere) => moves <= 2,
     };
     ensure!(
         is_allowed,
         "{fault}: the primaries were {}",
         order.join(", ")
+    );
+    Ok(())
+}
+
+/// The client waited no longer than the promise allows (default profile).
+pub(super) fn verify_gap(fault: Fault, cast: &Cast, gap_ms: f64) -> anyhow::Result<()> {
+    let limit = match must_do(fault, cast) {
+        Some(Service::Stays) => STALL_MS_MAX,
+        Some(Service::Moves) | None => MOVE_MS_MAX,
+        // As long as nobody may serve, or nobody has power; who must serve in the end was waited for.
+        Some(Service::Waits | Service::Somewhere) => return Ok(()),
+    };
+    ensure!(
+        gap_ms <= limit,
+        "{fault}: the longest gap was {gap_ms:.0} ms, the limit is {limit:.0} ms"
     );
     Ok(())
 }

@@ -68,8 +68,7 @@ pub fn run(command: ScenarioCommand) -> anyhow::Result<ExitCode> {
                 format!("no scenario {}: see testbed scenario list", options.name)
             })?;
             if let Some(why) = crate::cluster::missing() {
-                writeln!(std::io::stdout(), "skipped: {why}")?;
-                return Ok(ExitCode::SUCCESS);
+                return crate::skipped(scenario.name, &why, options.json);
             }
             let outcome = perform(scenario, &options);
             outcome.print(options.json)?;
