@@ -42,6 +42,9 @@ use crate::state::{Accepted, ClusterState, Incarnation, Proposal, ServerId};
 /// How long the first server waits to lead the group it alone forms.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Between two looks whether the others still count a vote that is to go.
+const VOTE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// What consensus needs to know to start.
 #[derive(Clone)]
 pub struct Options {
@@ -405,6 +408,38 @@ impl Consensus {
             heard: lans
                 .map(|(id, lan)| ((id, lan), heard.age(id, lan)))
                 .collect(),
+        }
+    }
+
+    /// Returns when another member says that this one was removed from the cluster for good, and who says so. The sayer has
+    /// proved who it is, and a removal is never undone: one such word is enough.
+    pub async fn removed(&self) -> ServerId {
+        let mut removers = self.inner.heard.watch_removers();
+        loop {
+            if let Some(by) = removers.borrow_and_update().first() {
+                return *by;
+            }
+            if removers.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Returns when the others count without this member's vote, after it was removed: they have a configuration without it, or
+    /// so many say that they have applied its removal that they are a majority by themselves. Until then the very change that
+    /// takes the vote away may need it.
+    pub async fn vote_gone(&self) {
+        let mut removers = self.inner.heard.watch_removers();
+        loop {
+            let status = self.status();
+            let others = status.removed_by.intersection(&status.voters).count();
+            if !status.votes || others > status.voters.len() / 2 {
+                return;
+            }
+            let said = tokio::time::timeout(VOTE_LOOK_INTERVAL, removers.changed());
+            if let Ok(Err(_)) = said.await {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::liveness::BootTime;
@@ -16,7 +17,7 @@ pub(crate) struct Heard {
     /// How much of the log each member said it holds for ever, whatever its run.
     durable: Mutex<BTreeMap<ServerId, u64>>,
     /// Who says that this member was removed from the cluster.
-    removers: Mutex<BTreeSet<ServerId>>,
+    removers: watch::Sender<BTreeSet<ServerId>>,
     fresh: Duration,
 }
 
@@ -27,7 +28,7 @@ impl Heard {
             last: Mutex::default(),
             reports: Mutex::default(),
             durable: Mutex::default(),
-            removers: Mutex::default(),
+            removers: watch::Sender::default(),
             fresh,
         }
     }
@@ -38,7 +39,8 @@ impl Heard {
 
     /// `server` says that this member was removed from the cluster for good. True when it says so for the first time.
     pub(crate) fn note_remover(&self, server: ServerId) -> bool {
-        self.removers.lock().insert(server)
+        self.removers
+            .send_if_modified(|removers| removers.insert(server))
     }
 
     /// `server` says that it holds the log up to `index` for ever.
@@ -55,7 +57,12 @@ impl Heard {
 
     /// Who says that this member was removed.
     pub(crate) fn removers(&self) -> BTreeSet<ServerId> {
-        self.removers.lock().clone()
+        self.removers.borrow().clone()
+    }
+
+    /// Every change of [`Heard::removers`].
+    pub(crate) fn watch_removers(&self) -> watch::Receiver<BTreeSet<ServerId>> {
+        self.removers.subscribe()
     }
 
     /// `server` says that it hears `hears`.

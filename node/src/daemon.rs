@@ -60,6 +60,8 @@ pub struct Daemon {
     unfit: ArcSwapOption<String>,
     /// This server is leaving its cluster: what it has of it is set aside when everything has ended.
     is_leaving_cluster: AtomicBool,
+    /// Set when this server, removed from its cluster, takes part in nothing any more.
+    out: watch::Sender<bool>,
     /// Set when every application has ended: until then the others must be able to reach this server.
     ended: watch::Sender<bool>,
     // Held for its lock.
@@ -139,6 +141,7 @@ impl Daemon {
             stopping: watch::Sender::new(false),
             unfit: ArcSwapOption::empty(),
             is_leaving_cluster: AtomicBool::new(false),
+            out: watch::Sender::new(false),
             ended: watch::Sender::new(false),
             _lock: lock,
         }))
@@ -196,8 +199,7 @@ impl Daemon {
         author: &str,
     ) -> anyhow::Result<()> {
         // Once known it stays so: the next start has another number, and the others may have forgotten meanwhile.
-        let note = self.paths.identity().join("unfit");
-        if let Ok(why) = fs::read_to_string(&note) {
+        if let Ok(why) = fs::read_to_string(self.unfit_note()) {
             tracing::error!(why, "this server takes part in nothing");
             self.unfit.store(Some(Arc::new(why)));
             return Ok(());
@@ -207,7 +209,7 @@ impl Daemon {
             Err(error) if is_unfit(&error) => {
                 let why = format!("{error:#}");
                 if is_unfit_for_good(&error) {
-                    replace_durably(&note, why.as_bytes())?;
+                    replace_durably(&self.unfit_note(), why.as_bytes())?;
                 }
                 tracing::error!(
                     why,
@@ -218,6 +220,37 @@ impl Daemon {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Where it is noted that this server must not take part again.
+    fn unfit_note(&self) -> PathBuf {
+        self.paths.identity().join("unfit")
+    }
+
+    /// Ends everything once another member says that this one was removed from the cluster. A primary alone needs nobody (R6), so
+    /// nothing else would ever end it, and the operator who removed it may have made another server primary.
+    ///
+    /// The right goes before the note is written: fencing must not wait for a disk. After a crash in between the others say so
+    /// again. Raft goes on until the others do not need its vote.
+    async fn end_when_removed(self: Arc<Self>, member: Arc<Member>) {
+        let by = member.consensus.removed().await;
+        member.set_removed();
+        let why = format!(
+            "{} says that this server was removed from the cluster for good",
+            member.name_of(by)
+        );
+        tracing::warn!(
+            why,
+            "this server ends what it served and takes part in nothing any more"
+        );
+        self.unfit.store(Some(Arc::new(why.clone())));
+        if let Err(error) = replace_durably(&self.unfit_note(), why.as_bytes()) {
+            tracing::error!(%error, "that this server was removed was not noted: it must be told again after a restart");
+        }
+        self.leave().await;
+        member.consensus.vote_gone().await;
+        self.out.send_replace(true);
+        member.consensus.clone().shutdown().await;
     }
 
     /// Why this server takes part in nothing although it has an identity.
@@ -347,6 +380,7 @@ impl Daemon {
         self.member.store(Some(Arc::clone(&member)));
         tokio::spawn(Arc::clone(&member).announce_start(how));
         tokio::spawn(end_when_failed(member.consensus.clone()));
+        tokio::spawn(Arc::clone(self).end_when_removed(Arc::clone(&member)));
         tokio::spawn(keep_renewed(Arc::clone(&member), Arc::clone(&security)));
         tokio::spawn(Arc::clone(self).follow_own_record(Arc::clone(&member), security));
         if member.identity.kind == MemberKind::Server {
@@ -416,14 +450,15 @@ impl Daemon {
         );
         let daemon = Arc::clone(self);
         let on_mirror = move |connection: MirrorConnection| daemon.on_mirror(connection);
-        let mut ended = self.ended.subscribe();
+        let (ended, out) = (self.ended.subscribe(), self.out.subscribe());
         tokio::spawn(async move {
             let served = listener.serve(routes, on_mirror);
             tokio::select! {
                 ended = served => if let Err(error) = ended {
                     tracing::error!(%error, "the listener ended");
                 },
-                _ = ended.wait_for(|ended| *ended) => {}
+                () = is_set(ended) => {}
+                () = is_set(out) => {}
             }
         });
         Ok(())

@@ -37,6 +37,7 @@ pub struct Member {
     /// The last rung of fencing.
     pub watchdog: Watchdog,
     fresh: watch::Sender<bool>,
+    removed: watch::Sender<bool>,
     sessions: AtomicU64,
 }
 
@@ -79,6 +80,7 @@ impl Member {
             incarnation,
             watchdog,
             fresh: watch::Sender::new(false),
+            removed: watch::Sender::new(false),
             sessions: AtomicU64::new(incarnation.0 << 32),
         }
     }
@@ -106,6 +108,17 @@ impl Member {
     /// True once this daemon's start has been applied: what it reads is not from before its restart.
     pub fn fresh(&self) -> watch::Receiver<bool> {
         self.fresh.subscribe()
+    }
+
+    /// True once another member said that this one was removed from the cluster for good: from then on it has no right to
+    /// serve anything.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.removed.subscribe()
+    }
+
+    /// This member was removed: every module is fenced here.
+    pub fn set_removed(&self) {
+        self.removed.send_replace(true);
     }
 
     /// A number for a mirror session: greater than all before, also those of earlier runs of this daemon.

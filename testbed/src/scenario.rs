@@ -290,6 +290,13 @@ pub const ALL: &[Scenario] = &[
         round: membership::server_replaced,
     },
     Scenario {
+        name: "removed_while_alone",
+        about: "a primary that runs alone and cut off is given up and another one named; when it is heard again it stops for good",
+        start: Start::Formed,
+        bounds: &[],
+        round: membership::removed_while_alone,
+    },
+    Scenario {
         name: "old_disks",
         about: "a voter's disk put back to an earlier state, or without its log, is refused with the way out",
         start: Start::Formed,

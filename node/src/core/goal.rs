@@ -40,14 +40,15 @@ pub struct Wishes {
     pub is_right_overdue: bool,
 }
 
-/// What should run on this server, given the applied `record` (`None`: the module does not exist).
+/// What should run on this server, given the applied `record` (`None`: the module does not exist). On a server that was removed
+/// from the cluster nothing runs.
 pub fn goal(
     standing: &Standing,
     record: Option<&MirrorRecord>,
     wishes: Wishes,
     is_leading: bool,
 ) -> Goal {
-    let Some(record) = record else {
+    let Some(record) = record.filter(|_| !standing.is_removed) else {
         return if is_leading { Goal::Fence } else { Goal::Down };
     };
     let wanted = if wishes.is_leaving {
@@ -92,6 +93,7 @@ fn lead(standing: &Standing, record: &MirrorRecord, wishes: Wishes, wanted: Want
 /// Whether this server should propose itself: no primary, it holds an in-sync copy, and it is wanted (the start rule).
 pub fn may_take_over(standing: &Standing, record: &MirrorRecord) -> bool {
     standing.is_fresh
+        && !standing.is_removed
         && record.primary.is_none()
         && record.in_sync.contains(&standing.me)
         && record.wanted_on(standing.me) == Wanted::Started

@@ -17,11 +17,11 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 
 /// This daemon as a member.
 pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
+    if let Some(why) = daemon.unfit() {
+        return Err(Refusal::not_now(what, format!("this server takes part in nothing: {why}"))
+                .next("skcli cluster leave --alone    then    skcli cluster join ADDRESS TOKEN --replaces ITS-NAME ..."));
+    }
     daemon.member().ok_or_else(|| {
-        if let Some(why) = daemon.unfit() {
-            return Refusal::not_now(what, format!("this server takes part in nothing: {why}"))
-                .next("skcli cluster leave --alone    then    skcli cluster join ADDRESS TOKEN --replaces ITS-NAME ...");
-        }
         Refusal::not_now(what, "this server belongs to no cluster")
             .next("skcli cluster init ...    or    skcli cluster join ADDRESS TOKEN ...")
     })

@@ -49,7 +49,7 @@ impl ClusterService {
 
     fn refuse_if_member(&self, what: &str) -> Result<(), Refusal> {
         match self.daemon.member() {
-            None if self.daemon.unfit().is_some() => {
+            _ if self.daemon.unfit().is_some() => {
                 super::change::require_member(&self.daemon, what).map(|_member| ())
             }
             None => Ok(()),
@@ -318,24 +318,13 @@ fn cluster_state(member: &Member) -> ClusterStateReply {
         has_quorum: lease_left.is_some(),
         lease_remaining_ms: lease_left.map_or(0, millis),
         members: members.collect(),
-        notices: notices(member, &state, &status),
+        notices: notices(member, &state),
     }
 }
 
 /// What a person must know who looks at this server.
-fn notices(member: &Member, state: &ClusterState, status: &consensus::Status) -> Vec<String> {
+fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
     let mut notices = Vec::new();
-    if !status.removed_by.is_empty() {
-        let by: Vec<String> = status
-            .removed_by
-            .iter()
-            .map(|server| member.name_of(*server))
-            .collect();
-        notices.push(format!(
-            "{} says that this server was removed from the cluster for good; type `skcli cluster leave --alone` here, then let it join again",
-            by.join(" and ")
-        ));
-    }
     if member
         .security
         .validity()

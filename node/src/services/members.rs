@@ -22,7 +22,6 @@ use crate::renewal;
 const VOTE_GOES_DEADLINE: Duration = Duration::from_secs(20);
 /// What leaving does on this server.
 const SET_ASIDE: &str = "the keys, the log and the module directories of this server are set aside; replicated files stay where they are";
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What is asked for, by whom.
 struct Asked<'a> {
@@ -248,21 +247,9 @@ fn forget_unfit(daemon: &Daemon, why: &str, dry_run: bool) -> ChangeReply {
     ChangeReply { lines, epoch: 0 }
 }
 
-/// The others may need this member's vote for the very change that takes it away: until they have done it, or until so many say
-/// that they have applied it that they are a majority without this member.
+/// The others may need this member's vote for the very change that takes it away.
 async fn wait_vote_gone(member: &Member) {
-    let voters = member.consensus.status().voters;
-    let gone = async {
-        loop {
-            let status = member.consensus.status();
-            let others = status.removed_by.intersection(&voters).count();
-            if !status.votes || others > voters.len() / 2 {
-                return;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    if tokio::time::timeout(VOTE_GOES_DEADLINE, gone)
+    if tokio::time::timeout(VOTE_GOES_DEADLINE, member.consensus.vote_gone())
         .await
         .is_err()
     {

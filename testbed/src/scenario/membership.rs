@@ -1,6 +1,10 @@
 //! Members come and go, are replaced, renamed and given new certificates, while the module serves.
 
-use super::arena::Arena;
+mod removed;
+
+pub(super) use removed::removed_while_alone;
+
+use super::arena::{Arena, hold};
 use super::failover::SERVED_DEADLINE;
 use super::figures::Figures;
 use crate::lab::topology;

@@ -52,6 +52,11 @@ fn stale_server_starts_first() {
 }
 
 #[test]
+fn removed_while_alone() {
+    one_round("removed_while_alone");
+}
+
+#[test]
 fn swap() {
     one_round("swap");
 }

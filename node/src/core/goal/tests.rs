@@ -37,6 +37,7 @@ const FRESH: Standing = Standing {
     me: ME,
     is_fresh: true,
     addition_open: None,
+    is_removed: false,
 };
 const NO_WISH: Wishes = Wishes {
     swap_at: None,
@@ -114,6 +115,21 @@ fn goal_follows_record_and_wishes() {
             "{record:?} {wishes:?} leading={is_leading}"
         );
     }
+}
+
+#[test]
+fn regression_a_removed_server_fences_what_it_led_and_runs_nothing() {
+    let removed = Standing {
+        is_removed: true,
+        ..FRESH
+    };
+    let alone = record(7, Some(ME), &[ME]);
+    let theirs = record(7, Some(PEER), &[PEER]);
+    let free = record(7, None, &[ME]);
+    assert_eq!(goal(&removed, Some(&alone), NO_WISH, true), Goal::Fence);
+    assert_eq!(goal(&removed, Some(&alone), NO_WISH, false), Goal::Down);
+    assert_eq!(goal(&removed, Some(&theirs), NO_WISH, false), Goal::Down);
+    assert!(!may_take_over(&removed, &free));
 }
 
 #[test]
