@@ -271,6 +271,9 @@ impl ClusterState {
             record
                 .diverged
                 .retain(|server, _| !record.in_sync.contains(server));
+            record
+                .unfilled
+                .retain(|server| !record.in_sync.contains(server));
             record.last_cause = last_cause;
         }
     }

@@ -83,6 +83,9 @@ pub struct MirrorRecord {
     /// Copies that hold acknowledged writes which the reference lacks since a person's force, and the epoch of that force.
     /// What a reintegration takes from such a copy is set aside first. Ends when the copy is whole again.
     pub diverged: BTreeMap<ServerId, Epoch>,
+    /// Servers that were given a place here and have not been brought up to date since: what they have is not a copy of this
+    /// module. They do not become the reference while the other place has one.
+    pub unfilled: BTreeSet<ServerId>,
     /// What people want, per server.
     pub wanted: BTreeMap<ServerId, Wanted>,
     /// When the secondary's answer counts.

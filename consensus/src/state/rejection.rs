@@ -378,6 +378,18 @@ pub enum Rejection {
         /// Whose copies are.
         holders: Vec<Who>,
     },
+    /// The place is new, and its data is elsewhere.
+    #[error(
+        "{server} was given its place in {module} later and has never been brought up to date, while {other} has a copy, however old, which would be replaced by whatever is on {server}; type `skcli module prim -m {module} --server {other}`, and {server} is brought up to date from it"
+    )]
+    NoCopyYet {
+        /// The module.
+        module: ModuleName,
+        /// Who has nothing of it yet.
+        server: Who,
+        /// Whose copy is the only one.
+        other: Who,
+    },
     /// A server that counts as down gets no role.
     #[error(
         "{server} counts as down, so it gets no role in {module}; it counts as up again when a majority hears it"

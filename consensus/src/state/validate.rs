@@ -30,7 +30,7 @@ pub enum Violation {
         module: ModuleName,
     },
     /// `in_sync` or `received_only` names others than the module's servers, `received_only` or `identical` says
-    /// something about two copies where there are not two, or a copy is whole and diverged.
+    /// something about two copies where there are not two, or a copy is whole and diverged or not there yet.
     #[error("the in-sync set of {module} is not a set of its servers")]
     InSync {
         /// The module.
@@ -118,6 +118,7 @@ impl ClusterState {
             || record
                 .diverged
                 .keys()
+                .chain(&record.unfilled)
                 .any(|server| !record.servers.contains(server) || record.in_sync.contains(server))
         {
             return Err(Violation::InSync { module: module() });

@@ -191,6 +191,7 @@ impl ClusterState {
         if let Some(record) = self.modules.get_mut(module) {
             record.wanted.remove(&server);
             record.diverged.remove(&server);
+            record.unfilled.remove(&server);
             for place in &mut record.servers {
                 if *place == server {
                     *place = VACANT;
@@ -216,6 +217,7 @@ impl ClusterState {
             return;
         };
         *place = server;
+        record.unfilled.insert(server);
         record.wanted.insert(server, wanted);
         // What the primary proposed about the former server must not count for the new one.
         record.epoch = record.epoch.next();

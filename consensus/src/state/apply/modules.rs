@@ -62,6 +62,7 @@ impl ClusterState {
             received_only: BTreeSet::new(),
             identical: false,
             diverged: BTreeMap::new(),
+            unfilled: BTreeSet::new(),
             wanted: BTreeMap::from(servers.map(|server| (server, Wanted::Stopped))),
             ack: settings.ack,
             package: settings.package,
@@ -101,6 +102,7 @@ impl ClusterState {
         let first_start_again = has_moved && changed.in_sync.len() > 1;
         if has_moved {
             changed.diverged.clear();
+            changed.unfilled.clear();
         }
         if first_start_again {
             changed.in_sync.clear();

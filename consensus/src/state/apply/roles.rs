@@ -28,6 +28,7 @@ impl ClusterState {
         if !record.in_sync.is_empty() && !record.in_sync.contains(&server) {
             return Err(self.not_in_sync(record, server));
         }
+        self.check_filled(record, server)?;
         self.check_up(module, server)?;
         if let Some(record) = self.modules.get_mut(module) {
             record.wanted.insert(server, Wanted::Started);
@@ -258,6 +259,19 @@ impl ClusterState {
             });
         }
         Ok(())
+    }
+
+    /// A new server does not lead over the only data that is left, however old.
+    fn check_filled(&self, record: &MirrorRecord, server: ServerId) -> Result<(), Rejection> {
+        let peer = record.peer_of(server);
+        match peer.filter(|peer| !record.unfilled.contains(peer)) {
+            Some(peer) if record.unfilled.contains(&server) => Err(Rejection::NoCopyYet {
+                module: record.name.clone(),
+                server: self.named(server),
+                other: self.named(peer),
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn check_started(&self, record: &MirrorRecord, server: ServerId) -> Result<(), Rejection> {

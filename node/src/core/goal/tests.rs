@@ -23,6 +23,7 @@ pub(crate) fn record(epoch: u64, primary: Option<ServerId>, in_sync: &[ServerId]
         addresses: Vec::new(),
         identical: false,
         diverged: BTreeMap::new(),
+        unfilled: BTreeSet::new(),
         received_only: BTreeSet::new(),
         last_cause: EventId(0),
     }
