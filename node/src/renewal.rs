@@ -13,11 +13,11 @@ use consensus::state::{Command, MemberKind, ServerId};
 
 use crate::listener::DialError;
 use crate::member::Member;
-use crate::security::{Known, Security, SecurityError};
+use crate::security::{Known, Security, SecurityError, Validity};
 
 /// The clock may be set, or the machine may sleep: it is looked at at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
-/// Pause after an attempt that failed.
+/// Least pause between two attempts.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How long the cluster is asked to take note of a new certificate.
 const NOTE_DEADLINE: Duration = Duration::from_secs(10);
@@ -55,23 +55,26 @@ pub async fn keep_renewed(member: Arc<Member>, security: Arc<Security>) {
     let mut applied = member.consensus.watch();
     loop {
         let now = SystemTime::now();
-        let pause = match security.validity().renew_at().duration_since(now) {
-            Ok(left) => left.min(LOOK_EVERY),
-            Err(_overdue) => {
-                match renew(&member, &security, "two thirds of its life are over").await {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        warn(&security, &error, now);
-                        RETRY_AFTER
-                    }
-                }
-            }
-        };
+        if security.validity().is_due(now)
+            && let Err(error) = renew(&member, &security, "it was time").await
+        {
+            warn(&security, &error, now);
+        }
+        let pause = pause(security.validity(), SystemTime::now());
         let stopped = applied.wait_for(|_| false);
         if tokio::time::timeout(pause, stopped).await.is_ok() {
             return;
         }
     }
+}
+
+/// How long the certificate may be left alone. Never less than a moment: a clock that is wrong must not make it busy.
+fn pause(validity: Validity, now: SystemTime) -> Duration {
+    if validity.is_due(now) {
+        return RETRY_AFTER;
+    }
+    let left = validity.renew_at().duration_since(now).unwrap_or_default();
+    left.clamp(RETRY_AFTER, LOOK_EVERY)
 }
 
 fn warn(security: &Security, error: &RenewalError, now: SystemTime) {
@@ -170,5 +173,33 @@ async fn ask(member: &Member, server: &Known, request: &str) -> Result<String, R
             server: name,
             text: status.message().to_owned(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn regression_a_wrong_clock_renews_and_is_never_busy() {
+        let from = SystemTime::UNIX_EPOCH + 1000 * DAY;
+        let validity = Validity {
+            from,
+            until: from + 90 * DAY,
+        };
+        let table = [
+            (from - 400 * DAY, true, RETRY_AFTER),
+            (from, false, LOOK_EVERY),
+            (from + 60 * DAY - RETRY_AFTER * 2, false, RETRY_AFTER * 2),
+            (from + 60 * DAY - RETRY_AFTER / 2, false, RETRY_AFTER),
+            (from + 60 * DAY, true, RETRY_AFTER),
+            (from + 400 * DAY, true, RETRY_AFTER),
+        ];
+        for (now, is_due, expected) in table {
+            assert_eq!(validity.is_due(now), is_due, "{now:?}");
+            assert_eq!(pause(validity, now), expected, "{now:?}");
+        }
     }
 }

@@ -34,6 +34,13 @@ impl Validity {
         self.from + life * 2 / 3
     }
 
+    /// Whether it is time for the next one at `now`. Also when it is not good yet: this clock was put back, and the others may
+    /// refuse it.
+    #[must_use]
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        now < self.from || now >= self.renew_at()
+    }
+
     /// How long it has been over at `now`; `None` while it is good.
     #[must_use]
     pub fn over_for(&self, now: SystemTime) -> Option<Duration> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use consensus::state::{MemberKind, ServerId};
@@ -108,7 +109,8 @@ impl Security {
         Ok(enrolment.request_pem().to_owned())
     }
 
-    /// Shows another certificate from now on, also after a restart. One that others would refuse is refused here.
+    /// Shows another certificate from now on, also after a restart. One that others would refuse, or that would have to be
+    /// renewed at once, is refused here.
     ///
     /// # Errors
     /// `NotOurs`, `Tls`, `Pem`, `Io`: the former one is still shown.
@@ -119,6 +121,12 @@ impl Security {
             key_pem: &self.key_pem,
         };
         let shown = Shown::new(&self.provider, &self.roots, material)?;
+        if shown.validity.is_due(SystemTime::now()) {
+            // The clocks differ by months. It would be renewed again and again.
+            return Err(SecurityError::NotOurs(
+                "by the clock of this machine its time is over or has not come",
+            ));
+        }
         self.check(&shown, self.server, self.kind)?;
         files::write(&self.folder, files::CERTIFICATE, certificate_pem.as_bytes())?;
         self.shown.store(Arc::new(shown));
