@@ -171,7 +171,8 @@ pub(super) async fn place(
     change(&member, asked, request.dry_run).await
 }
 
-/// A new certificate before its time: after a doubt about the old one, or to see that it works.
+/// A new certificate before its time, to see that it works. The key stays the same and the former certificate is not revoked:
+/// against a stolen key only taking the member out helps (`join --replaces`).
 pub(super) async fn renew(
     daemon: &Arc<Daemon>,
     request: RenewCertificateRequest,
