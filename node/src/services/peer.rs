@@ -15,7 +15,8 @@ use api::v1::{
     ServerModuleReply,
 };
 use consensus::state::{
-    Accepted, Command, MemberKind, MemberName, NewMember, PackageHash, ServerId, VACANT,
+    Accepted, Command, LANS_MAX, MemberKind, MemberName, NewMember, PackageHash, Rejection,
+    ServerId, VACANT,
 };
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -34,6 +35,9 @@ use crate::security::{Enrolment, Identity, JoinToken, Security};
 
 /// How long a switchover or restart may take: the scripts' own deadlines end it earlier.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(900);
+
+/// Longest name of whoever asks to be let in.
+const AUTHOR_MAX: usize = 200;
 
 /// The `Peer` service, on the common port.
 pub struct PeerService {
@@ -83,6 +87,16 @@ impl PeerService {
                 .map_err(|error: crate::security::TokenError| {
                     Refusal::invalid(WHAT, error.to_string())
                 })?;
+        // Whoever has no token writes nothing into the log, and nothing of any length.
+        if request.author.chars().count() > AUTHOR_MAX {
+            let why = format!("the author has more than {AUTHOR_MAX} characters");
+            return Err(Refusal::invalid(WHAT, why));
+        }
+        if request.addresses.len() > LANS_MAX {
+            let why = format!("a member has at most {LANS_MAX} addresses, one per LAN");
+            return Err(Refusal::invalid(WHAT, why));
+        }
+        self.require_token(WHAT, token.hash()).await?;
         let name: MemberName = parse(WHAT, "server name", &request.server)?;
         let addresses = request
             .addresses
@@ -148,6 +162,22 @@ impl PeerService {
         };
         commit(&self.member, certificate, author, WHAT).await?;
         Ok(self.welcome(id, kind, signed.pem))
+    }
+
+    /// The cluster knows the token. It may have been made a moment ago and not be applied here yet.
+    async fn require_token(&self, what: &str, hash: [u8; 32]) -> Result<(), Refusal> {
+        if self.member.state().tokens.contains_key(&hash) {
+            return Ok(());
+        }
+        let newest = self.member.consensus.read_index(CHANGE_DEADLINE).await;
+        let newest = newest.map_err(|error| {
+            Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
+        })?;
+        if newest.tokens.contains_key(&hash) {
+            return Ok(());
+        }
+        Err(Refusal::not_now(what, Rejection::TokenUnknown.to_string())
+            .next("skcli cluster token    (on a member)"))
     }
 
     fn welcome(&self, id: ServerId, kind: MemberKind, certificate_pem: String) -> EnrolReply {
