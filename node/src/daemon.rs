@@ -114,11 +114,7 @@ impl Daemon {
         if !rustix::process::geteuid().is_root() {
             return Err(StartError::NotRoot.into());
         }
-        // The scripts of a module may work as another user in their own directory: they may pass, not look.
-        make_dir(&paths.state(), 0o711)?;
-        make_dir(&paths.raft(), 0o700)?;
-        make_dir(&paths.packages(), 0o700)?;
-        make_dir(&paths.modules(), 0o711)?;
+        make_state_dirs(&paths)?;
         let run = paths.root().join("run/sidekick");
         fs::create_dir_all(&run).with_context(|| format!("make {}", run.display()))?;
         let lock = File::create(paths.lock())
@@ -159,7 +155,7 @@ impl Daemon {
             self.become_member_again(identity, &author).await?;
         } else {
             leaving::finish(&self.paths)?;
-            make_dir(&self.paths.raft(), 0o700)?;
+            make_state_dirs(&self.paths)?;
             tracing::info!("in no cluster yet: skcli cluster init, or skcli cluster join");
         }
         let router = tonic::transport::Server::builder()
@@ -652,6 +648,15 @@ async fn end_when_failed(consensus: Consensus) {
         "this member cannot keep its log: the daemon ends, so that another server may take over; see to the disk of the state directory, then start it again"
     );
     std::process::exit(LOG_FAILED);
+}
+
+/// Makes what is missing below the state directory.
+fn make_state_dirs(paths: &Paths) -> anyhow::Result<()> {
+    // The scripts of a module may work as another user in their own directory: they may pass, not look.
+    make_dir(&paths.state(), 0o711)?;
+    make_dir(&paths.raft(), 0o700)?;
+    make_dir(&paths.packages(), 0o700)?;
+    make_dir(&paths.modules(), 0o711)
 }
 
 /// Makes a directory with exactly `mode`.

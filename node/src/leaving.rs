@@ -7,34 +7,41 @@ use std::path::{Path, PathBuf};
 
 use crate::paths::Paths;
 
-/// Moves everything that belongs to a membership into a directory of its own. The identity goes first: without it this server
-/// belongs to no cluster, and what a crash leaves undone is done at the next start ([`finish`]).
+/// What belongs to a membership, in the order in which it goes. The identity is first: without it this server belongs to no
+/// cluster. The log is last: a server that joins again must not meet anything of before, so as long as anything is left there is
+/// something that says so, and what a crash leaves undone is done at the next start ([`finish`]).
+fn parts(paths: &Paths) -> [PathBuf; 4] {
+    [
+        paths.identity(),
+        paths.modules(),
+        paths.packages(),
+        paths.raft(),
+    ]
+}
+
+/// Moves everything that belongs to a membership into a directory of its own.
 ///
 /// # Errors
 /// Something cannot be moved.
 pub fn set_aside(paths: &Paths, label: &str) -> io::Result<PathBuf> {
     let aside = fresh_directory(&paths.left(), label)?;
-    for part in [
-        paths.identity(),
-        paths.raft(),
-        paths.modules(),
-        paths.packages(),
-    ] {
+    for part in parts(paths) {
         move_into(&part, &aside)?;
     }
     Ok(aside)
 }
 
-/// Completes a leave that was interrupted: a log without an identity belongs to nobody.
+/// Completes a leave that was interrupted: what is there without an identity belongs to nobody.
 ///
 /// # Errors
 /// Something cannot be moved.
 pub fn finish(paths: &Paths) -> io::Result<()> {
-    let has_log = fs::read_dir(paths.raft()).is_ok_and(|mut entries| entries.next().is_some());
-    if has_log {
+    let is_left =
+        |part: &PathBuf| fs::read_dir(part).is_ok_and(|mut entries| entries.next().is_some());
+    if parts(paths).iter().any(is_left) {
         let aside = set_aside(paths, "unfinished")?;
         tracing::warn!(
-            "a log without an identity was set aside in {}",
+            "what was left of a membership without an identity was set aside in {}",
             aside.display()
         );
     }
@@ -72,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_membership_is_set_aside_and_an_interrupted_leave_is_finished() {
+    fn a_membership_is_set_aside() {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::new(root.path());
         let fill = || {
@@ -88,14 +95,32 @@ mod tests {
             fs::read_to_string(aside.join("raft/file")).unwrap(),
             "content"
         );
-        // The power failed when only the identity had gone.
-        fill();
-        fs::remove_dir_all(paths.identity()).unwrap();
+        // With empty directories there is nothing to finish.
+        for part in parts(&paths) {
+            fs::create_dir_all(part).unwrap();
+        }
         finish(&paths).unwrap();
-        assert!(!paths.raft().exists() && !paths.modules().exists());
-        // With an empty log there is nothing to finish.
-        fs::create_dir_all(paths.raft()).unwrap();
-        finish(&paths).unwrap();
-        assert!(paths.raft().exists());
+        assert!(parts(&paths).iter().all(|part| part.exists()));
+    }
+
+    #[test]
+    fn regression_a_leave_that_stopped_after_any_move_is_finished() {
+        for moved in 1..=parts(&Paths::new(Path::new("/"))).len() {
+            let root = tempfile::tempdir().unwrap();
+            let paths = Paths::new(root.path());
+            for part in parts(&paths) {
+                fs::create_dir_all(&part).unwrap();
+                fs::write(part.join("file"), "content").unwrap();
+            }
+            // The power failed after so many moves.
+            let aside = fresh_directory(&paths.left(), "shop-s2").unwrap();
+            for part in parts(&paths).iter().take(moved) {
+                move_into(part, &aside).unwrap();
+            }
+            finish(&paths).unwrap();
+            for part in parts(&paths) {
+                assert!(!part.exists(), "after {moved} moves: {}", part.display());
+            }
+        }
     }
 }
