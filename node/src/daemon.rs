@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
-use consensus::state::{Command, Incarnation, MemberKind, ModuleName, ServerId};
+use consensus::state::{ClusterState, Command, Incarnation, MemberKind, ModuleName, ServerId};
 use consensus::{Consensus, OpenError, Options, Origin};
 use fs_mirror::replication::link::LinkError;
 use fs_mirror::{Link, RefusalReason};
@@ -23,7 +23,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::agent::open_addition::replace_durably;
 use crate::agent::{self, AgentHandle, Request};
 use crate::leaving;
-use crate::listener::{ControlSocket, Listener, MemberDialer, MirrorConnection};
+use crate::listener::{
+    ControlSocket, Listener, ListenerError, MemberDialer, MirrorConnection, is_here,
+};
 use crate::member::Member;
 use crate::paths::Paths;
 use crate::recall::recall;
@@ -43,6 +45,8 @@ const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
 
+/// Between two looks whether this server has the addresses it should have.
+const ADDRESS_RETRY: Duration = Duration::from_secs(2);
 /// How long answers to operators may take when everything else has ended.
 const LAST_ANSWERS_MAX: Duration = Duration::from_millis(500);
 
@@ -310,7 +314,7 @@ impl Daemon {
     /// Starts consensus, the listener and the agents with an identity that is on disk. `author` asked for it.
     ///
     /// # Errors
-    /// The log does not belong to the identity, or the port is taken.
+    /// The log does not belong to the identity, or the port is taken at every address.
     pub async fn become_member(
         self: &Arc<Self>,
         identity: Identity,
@@ -368,8 +372,16 @@ impl Daemon {
             incarnation,
             self.watchdog.clone(),
         ));
-        self.listen(&member, &security, &member.identity.addresses)
+        let (listens_at, failures) = self
+            .listen(&member, &security, &member.identity.addresses)
             .await?;
+        for failure in failures {
+            let error = format!("{:#}", anyhow::Error::new(failure));
+            tracing::warn!(
+                error,
+                "this server does not listen at one of its addresses yet"
+            );
+        }
         self.found(&member, author).await?;
         self.end_leftovers(&member).await?;
         let how = self.how_started()?;
@@ -378,7 +390,7 @@ impl Daemon {
         tokio::spawn(end_when_failed(member.consensus.clone()));
         tokio::spawn(Arc::clone(self).end_when_removed(Arc::clone(&member)));
         tokio::spawn(keep_renewed(Arc::clone(&member), Arc::clone(&security)));
-        tokio::spawn(Arc::clone(self).follow_own_record(Arc::clone(&member), security));
+        tokio::spawn(Arc::clone(self).follow_own_record(Arc::clone(&member), security, listens_at));
         if member.identity.kind == MemberKind::Server {
             tokio::spawn(Arc::clone(self).run_agents(Arc::clone(&member)));
         }
@@ -434,13 +446,23 @@ impl Daemon {
         Ok(())
     }
 
+    /// Listens at those of the addresses where that is possible; answers which these are, and why not at the others.
+    ///
+    /// # Errors
+    /// It is possible at none.
     async fn listen(
         self: &Arc<Self>,
         member: &Arc<Member>,
         security: &Arc<Security>,
         addresses: &[SocketAddr],
-    ) -> anyhow::Result<()> {
-        let listener = Listener::bind(addresses, security.server_config()?).await?;
+    ) -> anyhow::Result<(BTreeSet<SocketAddr>, Vec<ListenerError>)> {
+        let (listener, failures) = Listener::bind(addresses, security.server_config()?).await?;
+        let mut bound: BTreeSet<SocketAddr> = addresses.iter().copied().collect();
+        for failure in &failures {
+            if let ListenerError::Bind { address, .. } = failure {
+                bound.remove(address);
+            }
+        }
         let routes = member.consensus.routes().add_service(
             PeerService::new(Arc::clone(self), Arc::clone(member), Arc::clone(security)).server(),
         );
@@ -457,68 +479,83 @@ impl Daemon {
                 () = is_set(out) => {}
             }
         });
-        Ok(())
+        Ok((bound, failures))
     }
 
     /// The cluster may call this server otherwise, or look for it elsewhere: it answers there as well, and knows it when it
-    /// starts again. Where it listened before it listens until then.
+    /// starts again. Where it listened before it listens until then. Addresses that this machine does not have are not taken for
+    /// its own: they may be a slip, and what repairs it must reach this server where it was found before, also after a restart.
     /// It also notes who the others are, to ask them when it starts again.
-    async fn follow_own_record(self: Arc<Self>, member: Arc<Member>, security: Arc<Security>) {
+    async fn follow_own_record(
+        self: Arc<Self>,
+        member: Arc<Member>,
+        security: Arc<Security>,
+        mut listens_at: BTreeSet<SocketAddr>,
+    ) {
         // What is applied before that may be older than what was noted.
         if member.fresh().wait_for(|is_fresh| *is_fresh).await.is_err() {
             return;
         }
         let mut applied = member.consensus.watch();
         let mut identity = member.identity.clone();
-        let mut listens_at: BTreeSet<SocketAddr> = identity.addresses.iter().copied().collect();
+        let mut doubted = Vec::new();
         loop {
             let state = Arc::clone(&applied.borrow_and_update().state);
-            if let Some(record) = state.members.get(&member.id())
-                && (record.name != identity.server || record.addresses != identity.addresses)
-            {
-                let added: Vec<SocketAddr> = record
-                    .addresses
-                    .iter()
-                    .copied()
-                    .filter(|address| !listens_at.contains(address))
-                    .collect();
+            let before = identity.clone();
+            let mut is_behind = false;
+            if let Some(record) = state.members.get(&member.id()) {
                 identity.server = record.name.clone();
-                identity.addresses.clone_from(&record.addresses);
-                member.dialer.set_own(identity.addresses.clone());
-                match self.listen(&member, &security, &added).await {
-                    Ok(()) => listens_at.extend(added),
-                    Err(error) => tracing::error!(
-                        error = format!("{error:#}"),
-                        "this server does not listen at its new address"
-                    ),
+                let wanted = [record.addresses.as_slice(), &identity.addresses].concat();
+                let wanted: BTreeSet<SocketAddr> = wanted.into_iter().collect();
+                let missing: Vec<SocketAddr> = wanted.difference(&listens_at).copied().collect();
+                if !missing.is_empty() {
+                    match self.listen(&member, &security, &missing).await {
+                        Ok((bound, _)) => listens_at.extend(bound),
+                        Err(error) => tracing::debug!(%error, "no new address yet"),
+                    }
+                    is_behind = missing.iter().any(|address| !listens_at.contains(address));
                 }
-                if let Err(error) = identity.save(&self.paths.identity()) {
-                    tracing::error!(
-                        error = format!("{:#}", anyhow::Error::new(error)),
-                        "the new name or address was not noted: it will be at the next change"
-                    );
+                if record.addresses != identity.addresses {
+                    let is_ours =
+                        |address: &SocketAddr| listens_at.contains(address) && is_here(*address);
+                    if record.addresses.iter().all(is_ours) {
+                        identity.addresses.clone_from(&record.addresses);
+                        member.dialer.set_own(identity.addresses.clone());
+                    } else {
+                        is_behind = true;
+                        if doubted != record.addresses {
+                            doubted.clone_from(&record.addresses);
+                            tracing::error!(
+                                addresses = ?record.addresses,
+                                "the cluster looks for this server where it is not; give this machine these addresses, or type `skcli cluster set {} --address ...` on another member",
+                                record.name
+                            );
+                        }
+                    }
                 }
+            }
+            if (&identity.server, &identity.addresses) != (&before.server, &before.addresses) {
                 tracing::info!(name = %identity.server, addresses = ?identity.addresses, "this server is called and found so from now on");
             }
-            let known: Vec<Known> = state
-                .members
-                .values()
-                .filter(|other| other.id != member.id())
-                .map(|other| Known {
-                    id: other.id.0,
-                    addresses: other.addresses.clone(),
-                })
-                .collect();
-            if !state.members.is_empty() && known != identity.known {
+            let known = others_of(&state, member.id());
+            if !state.members.is_empty() {
                 identity.known = known;
-                if let Err(error) = identity.save(&self.paths.identity()) {
-                    tracing::warn!(
-                        error = format!("{:#}", anyhow::Error::new(error)),
-                        "who the other members are was not noted"
-                    );
-                }
             }
-            if applied.changed().await.is_err() {
+            if identity != before
+                && let Err(error) = identity.save(&self.paths.identity())
+            {
+                tracing::error!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "what this server is called, where it is found and who the others are was not noted: it will be at the next change"
+                );
+            }
+            let changed = if is_behind {
+                let changed = tokio::time::timeout(ADDRESS_RETRY, applied.changed()).await;
+                changed.unwrap_or(Ok(()))
+            } else {
+                applied.changed().await
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -603,6 +640,17 @@ impl Daemon {
         replace_durably(&path, next.0.to_string().as_bytes())?;
         Ok(next)
     }
+}
+
+/// The members beside `me`, and where they are.
+fn others_of(state: &ClusterState, me: ServerId) -> Vec<Known> {
+    let others = state.members.values().filter(|other| other.id != me);
+    others
+        .map(|other| Known {
+            id: other.id.0,
+            addresses: other.addresses.clone(),
+        })
+        .collect()
 }
 
 /// Returns once the flag is set, or nobody is left to set it.

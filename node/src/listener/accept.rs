@@ -86,23 +86,29 @@ struct Door {
 }
 
 impl Listener {
-    /// Binds all addresses; an address that this machine does not have yet is fine.
+    /// Binds those addresses that can be bound, and tells of the others; an address that this machine does not have yet is fine.
     ///
     /// # Errors
-    /// `Bind`: nothing is bound then.
+    /// `Bind`: none can be bound.
     // Asynchronous because sockets register with the runtime they are made in.
     #[expect(clippy::unused_async, reason = "must be called within a runtime")]
     pub async fn bind(
         addresses: &[SocketAddr],
         config: Arc<ServerConfig>,
-    ) -> Result<Listener, ListenerError> {
-        let sockets = addresses
-            .iter()
-            .map(|&address| {
-                listen(address).map_err(|source| ListenerError::Bind { address, source })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Listener {
+    ) -> Result<(Listener, Vec<ListenerError>), ListenerError> {
+        let (mut sockets, mut failures) = (Vec::new(), Vec::new());
+        for &address in addresses {
+            match listen(address) {
+                Ok(socket) => sockets.push(socket),
+                Err(source) => failures.push(ListenerError::Bind { address, source }),
+            }
+        }
+        if sockets.is_empty()
+            && let Some(failure) = failures.pop()
+        {
+            return Err(failure);
+        }
+        let listener = Listener {
             sockets,
             door: Arc::new(Door {
                 acceptor: TlsAcceptor::from(config),
@@ -110,7 +116,8 @@ impl Listener {
                 strangers: Budget::new(STRANGERS),
                 failures: FailureLog::default(),
             }),
-        })
+        };
+        Ok((listener, failures))
     }
 
     /// Where it really listens: port 0 has been replaced.

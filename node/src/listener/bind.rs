@@ -35,6 +35,12 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Whether this machine has the address now.
+pub(crate) fn is_here(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    std::net::UdpSocket::bind(address).is_ok()
+}
+
 /// Options of every connection, accepted or dialled: small messages leave at once, and a dead peer
 /// is noticed.
 pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {

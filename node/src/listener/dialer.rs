@@ -176,7 +176,8 @@ where
 }
 
 /// A TCP connection that leaves by the LAN of `own`: with several LANs, the routing table would
-/// happily use one for all, and a dead LAN would go unnoticed.
+/// happily use one for all, and a dead LAN would go unnoticed. When this machine does not have that address, the routing table
+/// decides.
 async fn connect(address: SocketAddr, own: Option<SocketAddr>) -> Result<TcpStream, DialError> {
     let failed = |source| DialError::Unreachable { address, source };
     let socket = if address.is_ipv4() {
@@ -189,7 +190,12 @@ async fn connect(address: SocketAddr, own: Option<SocketAddr>) -> Result<TcpStre
         own.filter(|own| own.is_ipv4() == address.is_ipv4() && !own.ip().is_unspecified());
     if let Some(mut own) = leaves_by {
         own.set_port(0);
-        socket.bind(own).map_err(failed)?;
+        match socket.bind(own) {
+            Ok(()) => {}
+            // The machine has moved, or has lost this LAN. Without an answer from the others it could not be told better.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
     let stream = timeout(CONNECT_TIMEOUT, socket.connect(address))
         .await

@@ -14,6 +14,7 @@ mod dialer;
 mod peer_layer;
 
 pub use accept::{Listener, ListenerError};
+pub(crate) use bind::is_here;
 pub use connection::{ConnectionInfo, MirrorConnection};
 pub use control::{ControlError, ControlSocket};
 pub use dial_error::DialError;

@@ -70,7 +70,7 @@ struct Port {
 impl Port {
     async fn of(member: &TestMember) -> Port {
         let config = member.security.server_config().unwrap();
-        let listener = Listener::bind(&["127.0.0.1:0".parse().unwrap()], config)
+        let (listener, _) = Listener::bind(&["127.0.0.1:0".parse().unwrap()], config)
             .await
             .unwrap();
         let address = listener.addresses().unwrap()[0];
@@ -143,7 +143,7 @@ async fn channel_connects_again_when_the_other_daemon_comes_back() {
     let listener = loop {
         assert!(start.elapsed() < LONG);
         match Listener::bind(&[address], Arc::clone(&config)).await {
-            Ok(listener) => break listener,
+            Ok((listener, _)) => break listener,
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
@@ -447,5 +447,27 @@ async fn port_that_is_taken_and_lan_that_is_down() {
         "192.0.2.7:0".parse().unwrap(),
         "[2001:db8::7]:0".parse().unwrap(),
     ];
-    Listener::bind(&absent, config).await.unwrap();
+    let (_, failures) = Listener::bind(&absent, Arc::clone(&config)).await.unwrap();
+    assert!(failures.is_empty() && absent.iter().all(|address| !is_here(*address)));
+    assert!(is_here(port.address), "taken, but this machine's");
+    // Of several addresses one that is taken does not take the others along.
+    let mixed = [port.address, absent[0]];
+    let (listener, failures) = Listener::bind(&mixed, config).await.unwrap();
+    assert_eq!(listener.addresses().unwrap().len(), 1);
+    assert!(
+        matches!(failures.as_slice(), [ListenerError::Bind { address, .. }] if *address == port.address)
+    );
+}
+
+#[tokio::test]
+async fn regression_a_server_with_a_wrong_address_still_reaches_the_others() {
+    let founder = TestMember::founder();
+    let second = TestMember::joined(&founder, 2, MemberKind::Server);
+    let port = Port::of(&founder).await;
+    let dialer = MemberDialer::new(
+        Arc::clone(&second.security),
+        vec!["192.0.2.7:9453".parse().unwrap()],
+    );
+    let mut channel = dialer.channel(ServerId(1), &[port.address]).await.unwrap();
+    assert_eq!(who_am_i(&mut channel).await, "2");
 }

@@ -207,8 +207,62 @@ pub(super) fn server_moves(arena: &mut Arena) -> anyhow::Result<Figures> {
     }
     on_machine("del")?;
     rename(arena, primary, secondary)?;
-    figures.set("cases", 4.0);
+    wrong_address(arena, primary, secondary)?;
+    figures.set("cases", 5.0);
     Ok(figures)
+}
+
+/// A slip of the operator: addresses that the machine does not have. The server starts all the same, and is found where it was
+/// before as soon as the slip is corrected.
+fn wrong_address(arena: &mut Arena, primary: &str, secondary: &str) -> anyhow::Result<()> {
+    let node = arena.lab().server(secondary)?.node().clone();
+    let right: Vec<String> = crate::lab::LANS
+        .iter()
+        .map(|lan| node.address(*lan).to_string())
+        .collect();
+    let wrong: Vec<String> = crate::lab::LANS
+        .iter()
+        .map(|lan| {
+            let ip = topology::address_v4(*lan, node.host + MOVED_BY + 1);
+            format!("{ip}:{}", topology::PORT)
+        })
+        .collect();
+    let set = |arena: &Arena, addresses: &[String]| {
+        let both = addresses.join(",");
+        let command = ["cluster", "set", secondary, "--address", &both];
+        ask(arena, primary, &command).map(drop)
+    };
+    let (Some(right_1), Some(wrong_2)) = (right.first(), wrong.last()) else {
+        anyhow::bail!("a lab has two LANs");
+    };
+    // It hears of the first slip, and not of the second: nobody reaches it any more.
+    set(arena, &[right_1.clone(), wrong_2.clone()])?;
+    wait_members(arena, secondary, "the slip to arrive", |state| {
+        let member = state.members.iter().find(|m| m.name == secondary);
+        member.is_some_and(|m| m.lans.iter().any(|lan| lan.address == *wrong_2))
+    })?;
+    restart(arena, secondary)?;
+    set(arena, &wrong)?;
+    restart(arena, secondary)?;
+    set(arena, &right)?;
+    wait_members(arena, primary, "the right addresses to be heard", |state| {
+        let member = state.members.iter().find(|m| m.name == secondary);
+        member.is_some_and(|m| !m.is_down && m.lans.iter().all(|lan| lan.heard_age_ms < HEARD_MS))
+    })?;
+    wait_members(arena, secondary, "the server to know it", |state| {
+        let member = state.members.iter().find(|m| m.name == secondary);
+        let is_right = member.is_some_and(|m| {
+            let lans = m.lans.iter().map(|lan| &lan.address);
+            lans.eq(&right)
+        });
+        state.has_quorum && is_right
+    })
+}
+
+fn restart(arena: &mut Arena, name: &str) -> anyhow::Result<()> {
+    arena.lab_mut().kill_daemon(name)?;
+    arena.lab_mut().start_daemon(name)?;
+    arena.cluster().wait_answers(name)
 }
 
 /// Goal: a server is lost with its disk; a fresh one under a new number takes its place by one command, while the module
