@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinHandle, spawn, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tonic::service::Routes;
 
+use crate::admission::Admission;
 use crate::heard::Heard;
 use crate::liveness::Timing;
 use crate::liveness_shell::{Beats, HeartbeatService, Lease, Liveness, LivenessThread, declare};
@@ -66,6 +67,8 @@ pub struct Options {
     pub lease_ms: u64,
     /// How much of the log other members remember this one to have held ([`Consensus::remembered`]); 0 when nobody does.
     pub remembered: u64,
+    /// It may take part at once. Otherwise it neither votes nor appends nor grants leases before [`Consensus::admit`].
+    pub is_admitted: bool,
 }
 
 /// Why consensus did not start.
@@ -153,6 +156,8 @@ struct Inner {
     liveness: Arc<Liveness>,
     lease: Lease,
     heard: Arc<Heard>,
+    admission: Arc<Admission>,
+    durable: Arc<AtomicU64>,
     running: Mutex<Option<Running>>,
 }
 
@@ -186,6 +191,7 @@ impl Consensus {
             known,
             lease_ms,
             remembered,
+            is_admitted,
         } = options;
         let store = open_store(
             dir,
@@ -215,9 +221,11 @@ impl Consensus {
         let links = Links::new(dialer.clone(), book, heard.clone());
         let config =
             Arc::new(raft_config(timing).map_err(|error| StartError::Raft(Box::new(error)))?);
+        let admission = Arc::new(Admission::new(is_admitted));
         let network = Network {
             me,
             links: links.clone(),
+            admission: admission.clone(),
         };
         let raft = Raft::new(me.0, config, network, log, machine).await;
         let raft = raft.map_err(|error| StartError::Raft(Box::new(error)))?;
@@ -237,7 +245,7 @@ impl Consensus {
             timing,
             dialer,
             applied: applied.clone(),
-            durable,
+            durable: durable.clone(),
             heard: heard.clone(),
             liveness: liveness.clone(),
         };
@@ -268,6 +276,8 @@ impl Consensus {
             liveness,
             lease,
             heard,
+            admission,
+            durable,
             running,
         };
         Ok(Consensus {
@@ -343,6 +353,16 @@ impl Consensus {
         self.inner.proposer.read_index(deadline).await
     }
 
+    /// Lets this member take part: what the others remember of it fits what it has.
+    pub fn admit(&self) {
+        self.inner.admission.open();
+    }
+
+    /// How much of the log this member holds for ever.
+    pub fn held(&self) -> u64 {
+        self.inner.durable.load(Ordering::Acquire)
+    }
+
     /// How much of the log `server` said it holds, in any of its runs since this member started; 0 when it was not heard.
     pub fn remembered(&self, server: ServerId) -> u64 {
         self.inner.heard.durable(server)
@@ -356,11 +376,13 @@ impl Consensus {
             guard,
             liveness,
             heard,
+            admission,
             ..
         } = &*self.inner;
         let raft = RaftServer::new(RaftService {
             raft: raft.clone(),
             guard: guard.clone(),
+            admission: admission.clone(),
         })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -372,6 +394,7 @@ impl Consensus {
             liveness: liveness.clone(),
             heard: heard.clone(),
             guard: guard.clone(),
+            admission: admission.clone(),
         };
         Routes::new(raft)
             .add_service(ProposalsServer::new(proposals))

@@ -9,6 +9,7 @@
 //!
 //! **Invariant:** nothing outside `raft` and this crate's handle names openraft; nothing here names sled.
 
+mod admission;
 mod clock;
 mod handle;
 mod heard;

@@ -394,3 +394,32 @@ fn copy_files(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_member_that_may_have_forgotten_takes_no_part_before_it_is_admitted() {
+    let mut cluster = Cluster::start(2, true).await;
+    cluster.asks_first = true;
+    cluster.power_off(3).await;
+    let leader = cluster.leader().await;
+    let other = 3 - leader;
+    cluster.power_back(3).await;
+    cluster.power_off(leader).await;
+    // Two of three live, but the vote of one does not count yet, nor does its grant.
+    let create = |token| {
+        proposal(Command::CreateToken {
+            token: [token; 32],
+            witness: false,
+            expires_at_unix_s: u64::MAX,
+        })
+    };
+    let on = cluster.node(other).on().clone();
+    let refused = on.propose(create(101), Duration::from_secs(3)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(
+        on.lease().valid_until() < boot_time(),
+        "a lease without a majority"
+    );
+    cluster.node(3).on().admit();
+    on.propose(create(102), PATIENCE).await.unwrap();
+    eventually("a lease again", || on.lease().valid_until() > boot_time()).await;
+}

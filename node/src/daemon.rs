@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
@@ -28,8 +28,8 @@ use crate::listener::{
 };
 use crate::member::Member;
 use crate::paths::Paths;
-use crate::recall::recall;
-use crate::renewal::keep_renewed;
+use crate::recall::{Memories, Recalled, is_enough, recall};
+use crate::renewal::{keep_renewed, renew_alone};
 use crate::security::{Identity, Known, Security};
 use crate::services::{ClusterService, ModuleService, PeerService};
 use crate::shell::addresses::remove_leftovers;
@@ -45,6 +45,8 @@ const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
 
+/// Pause before the others are asked again what they remember.
+const RECALL_AGAIN: Duration = Duration::from_millis(200);
 /// Between two looks whether this server has the addresses it should have.
 const ADDRESS_RETRY: Duration = Duration::from_secs(2);
 /// How long answers to operators may take when everything else has ended.
@@ -234,23 +236,79 @@ impl Daemon {
     /// again. Raft goes on until the others do not need its vote.
     async fn end_when_removed(self: Arc<Self>, member: Arc<Member>) {
         let by = member.consensus.removed().await;
-        member.set_removed();
         let why = format!(
             "{} says that this server was removed from the cluster for good",
             member.name_of(by)
         );
-        tracing::warn!(
-            why,
-            "this server ends what it served and takes part in nothing any more"
-        );
-        self.unfit.store(Some(Arc::new(why.clone())));
-        if let Err(error) = replace_durably(&self.unfit_note(), why.as_bytes()) {
-            tracing::error!(%error, "that this server was removed was not noted: it must be told again after a restart");
-        }
+        self.declare_unfit(&member, why);
         self.leave().await;
         member.consensus.vote_gone().await;
         self.out.send_replace(true);
         member.consensus.clone().shutdown().await;
+    }
+
+    /// Takes the right to serve away from every module here, says why, and notes it.
+    fn declare_unfit(&self, member: &Member, why: String) {
+        member.set_out();
+        tracing::warn!(
+            why,
+            "this server ends what it served and takes part in nothing any more; type `skcli cluster leave --alone` here, then let it join again with --replaces"
+        );
+        if let Err(error) = replace_durably(&self.unfit_note(), why.as_bytes()) {
+            tracing::error!(%error, "that this server must not take part was not noted: it must be told again after a restart");
+        }
+        self.unfit.store(Some(Arc::new(why)));
+    }
+
+    /// Takes part once enough others have said what they remember of this member, then says that it has started (R12). Its own
+    /// disk may be an old copy: until then it neither votes nor appends nor grants leases, and it forms no run that could be
+    /// mistaken for one of before.
+    async fn take_part(
+        self: Arc<Self>,
+        member: Arc<Member>,
+        mut answered: BTreeSet<ServerId>,
+        how_started: String,
+    ) {
+        let me = member.id();
+        let mut is_told = false;
+        loop {
+            let state = member.state();
+            let (others, voters) = match state.members.is_empty() {
+                // The log is still being read.
+                true => {
+                    let known = member.identity.known.clone();
+                    let all = known.iter().map(|other| ServerId(other.id));
+                    let all = all.chain([me]).collect();
+                    (known, all)
+                }
+                false => (others_of(&state, me), state.voters()),
+            };
+            if is_enough(&voters, me, &answered) {
+                break;
+            }
+            if !is_told {
+                is_told = true;
+                tracing::info!("waits until a majority has said what it remembers of this member");
+            }
+            tokio::time::sleep(RECALL_AGAIN).await;
+            let recalled = recall(&member.dialer, &others).await;
+            if let Err(error) = check_memories(&member, recalled.memories) {
+                return self.end_restored(&member, error.to_string()).await;
+            }
+            answered.extend(recalled.answered);
+        }
+        member.consensus.admit();
+        if let Err(rejection) = member.announce_start(how_started).await {
+            self.end_restored(&member, rejection.to_string()).await;
+        }
+    }
+
+    /// What this member forgot it may have acknowledged: it leaves Raft at once.
+    async fn end_restored(&self, member: &Member, why: String) {
+        self.declare_unfit(member, why);
+        self.out.send_replace(true);
+        member.consensus.clone().shutdown().await;
+        self.leave().await;
     }
 
     /// Why this server takes part in nothing although it has an identity.
@@ -329,26 +387,19 @@ impl Daemon {
             let state = self.paths.state();
             format!("note this start in {}", state.display())
         })?;
-        let memories = recall(&dialer, &identity.known).await;
-        if memories.is_removed {
-            return Err(StartError::Removed.into());
-        }
-        if incarnation <= memories.incarnation {
-            return Err(StartError::RestoredRun {
-                next: incarnation,
-                known: memories.incarnation,
-            }
-            .into());
-        }
+        renew_alone(&security, ServerId(identity.server_id), SystemTime::now());
+        let Recalled { memories, answered } = recall(&dialer, &identity.known).await;
+        check_run(memories, incarnation)?;
         let enrolled = self.paths.identity().join("enrolled");
+        let is_new = !enrolled.exists();
         let consensus = Consensus::start(Options {
             me: ServerId(identity.server_id),
             cluster: identity.cluster_id,
             // R12: once this server has voted, an empty log under its number is a lost vote.
-            origin: if enrolled.exists() {
-                Origin::Existing
-            } else {
+            origin: if is_new {
                 Origin::New
+            } else {
+                Origin::Existing
             },
             dir: self.paths.raft(),
             dialer: dialer.clone(),
@@ -360,6 +411,8 @@ impl Daemon {
                 .collect(),
             lease_ms: identity.lease_ms,
             remembered: memories.log_index,
+            // Who has never taken part has nothing to forget.
+            is_admitted: is_new,
         })
         .await?;
         replace_durably(&enrolled, b"")?;
@@ -386,7 +439,7 @@ impl Daemon {
         self.end_leftovers(&member).await?;
         let how = self.how_started()?;
         self.member.store(Some(Arc::clone(&member)));
-        tokio::spawn(Arc::clone(&member).announce_start(how));
+        tokio::spawn(Arc::clone(self).take_part(Arc::clone(&member), answered, how));
         tokio::spawn(end_when_failed(member.consensus.clone()));
         tokio::spawn(Arc::clone(self).end_when_removed(Arc::clone(&member)));
         tokio::spawn(keep_renewed(Arc::clone(&member), Arc::clone(&security)));
@@ -640,6 +693,30 @@ impl Daemon {
         replace_durably(&path, next.0.to_string().as_bytes())?;
         Ok(next)
     }
+}
+
+/// Whether the others know this run, or a later one, already.
+fn check_run(memories: Memories, next: Incarnation) -> Result<(), StartError> {
+    if memories.is_removed {
+        return Err(StartError::Removed);
+    }
+    if next <= memories.incarnation {
+        return Err(StartError::RestoredRun {
+            next,
+            known: memories.incarnation,
+        });
+    }
+    Ok(())
+}
+
+/// The same for a member whose log is open: it holds what the others remember that it held.
+fn check_memories(member: &Member, memories: Memories) -> anyhow::Result<()> {
+    check_run(memories, member.incarnation)?;
+    let (found, remembered) = (member.consensus.held(), memories.log_index);
+    if found < remembered {
+        return Err(consensus::StartError::Restored { found, remembered }.into());
+    }
+    Ok(())
 }
 
 /// The members beside `me`, and where they are.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use consensus::state::{
-    ClusterState, Command, Incarnation, MemberName, ModuleName, Proposal, ServerId,
+    ClusterState, Command, Incarnation, MemberName, ModuleName, Proposal, Rejection, ServerId,
 };
 use consensus::{Consensus, ProposeError};
 use fs_mirror::Link;
@@ -37,7 +37,7 @@ pub struct Member {
     /// The last rung of fencing.
     pub watchdog: Watchdog,
     fresh: watch::Sender<bool>,
-    removed: watch::Sender<bool>,
+    out: watch::Sender<bool>,
     sessions: AtomicU64,
 }
 
@@ -80,7 +80,7 @@ impl Member {
             incarnation,
             watchdog,
             fresh: watch::Sender::new(false),
-            removed: watch::Sender::new(false),
+            out: watch::Sender::new(false),
             sessions: AtomicU64::new(incarnation.0 << 32),
         }
     }
@@ -110,15 +110,15 @@ impl Member {
         self.fresh.subscribe()
     }
 
-    /// True once another member said that this one was removed from the cluster for good: from then on it has no right to
-    /// serve anything.
-    pub fn removed(&self) -> watch::Receiver<bool> {
-        self.removed.subscribe()
+    /// True once it is known that this member was removed from the cluster for good, or runs on an old copy of its state: from
+    /// then on it has no right to serve anything.
+    pub fn out(&self) -> watch::Receiver<bool> {
+        self.out.subscribe()
     }
 
-    /// This member was removed: every module is fenced here.
-    pub fn set_removed(&self) {
-        self.removed.send_replace(true);
+    /// This member takes part in nothing any more: every module is fenced here.
+    pub fn set_out(&self) {
+        self.out.send_replace(true);
     }
 
     /// A number for a mirror session: greater than all before, also those of earlier runs of this daemon.
@@ -199,7 +199,10 @@ impl Member {
 
     /// Commits that this daemon has started, and how that came about: every session with its predecessor is over. Repeats
     /// until applied.
-    pub async fn announce_start(self: Arc<Self>, evidence: String) {
+    ///
+    /// # Errors
+    /// The cluster has seen a later run of this member, or has removed it: asking again is useless.
+    pub async fn announce_start(&self, evidence: String) -> Result<(), Rejection> {
         let mut applied = self.consensus.watch();
         loop {
             let is_known = |state: &ClusterState| {
@@ -214,7 +217,7 @@ impl Member {
                     "the start of this daemon is applied"
                 );
                 self.fresh.send_replace(true);
-                return;
+                return Ok(());
             }
             let command = Command::ServerStarted {
                 server: self.id(),
@@ -226,6 +229,10 @@ impl Member {
                 .await
             {
                 Ok(_) => self.wait_applied(&mut applied, is_known).await,
+                Err(ProposeError::Rejected(
+                    rejection
+                    @ (Rejection::OldIncarnation { .. } | Rejection::RemovedServer { .. }),
+                )) => return Err(rejection),
                 Err(ProposeError::Rejected(rejection)) => {
                     tracing::error!(%rejection, "the cluster refuses this server");
                     tokio::time::sleep(START_PROPOSAL_DEADLINE).await;

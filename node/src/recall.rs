@@ -1,9 +1,11 @@
 //! Before a member takes part again it asks the others what they remember of it (R12).
 //!
 //! Its own disk cannot tell that it is an old copy. The others can: they know the newest run that was committed, and what each
-//! member said of its log. Whoever does not answer within a moment is not waited for: after a blackout nobody remembers, and
-//! everybody must be able to start.
+//! member said of its log. It takes part once so many voters have answered that they are a majority with itself: fewer could do
+//! nothing without it. Everybody answers from the moment it listens, also who has just started and remembers little, so that
+//! all can start after a blackout. Who cannot be reached, or does not know the asker, has not answered.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -30,6 +32,27 @@ pub(crate) struct Memories {
     pub(crate) is_removed: bool,
 }
 
+/// What came of asking.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Recalled {
+    /// All that anybody remembers.
+    pub(crate) memories: Memories,
+    /// Who answered, whatever it remembers.
+    pub(crate) answered: BTreeSet<ServerId>,
+}
+
+/// Whether so many voters have answered that `me` may take part: with its own vote they are a majority.
+pub(crate) fn is_enough(
+    voters: &BTreeSet<ServerId>,
+    me: ServerId,
+    answered: &BTreeSet<ServerId>,
+) -> bool {
+    let heard = voters
+        .iter()
+        .filter(|voter| **voter == me || answered.contains(voter));
+    heard.count() > voters.len() / 2
+}
+
 impl Memories {
     fn and(self, other: Memories) -> Memories {
         Memories {
@@ -41,14 +64,18 @@ impl Memories {
 }
 
 /// Asks all at once.
-pub(crate) async fn recall(dialer: &MemberDialer, others: &[Known]) -> Memories {
+pub(crate) async fn recall(dialer: &MemberDialer, others: &[Known]) -> Recalled {
     let asked = others.iter().map(|other| async move {
-        let answer = ask(dialer, ServerId(other.id), &other.addresses);
-        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
-        answer.ok().flatten().unwrap_or_default()
+        let server = ServerId(other.id);
+        let answer = tokio::time::timeout(ANSWER_MAX, ask(dialer, server, &other.addresses)).await;
+        Some((server, answer.ok()??))
     });
-    let answers = join_all(asked).await;
-    answers.into_iter().fold(Memories::default(), Memories::and)
+    let mut recalled = Recalled::default();
+    for (server, memories) in join_all(asked).await.into_iter().flatten() {
+        recalled.memories = recalled.memories.and(memories);
+        recalled.answered.insert(server);
+    }
+    recalled
 }
 
 async fn ask(
@@ -66,9 +93,40 @@ async fn ask(
                 is_removed: false,
             })
         }
-        Err(status) => Some(Memories {
-            is_removed: status.code() == Code::NotFound,
+        Err(status) if status.code() == Code::NotFound => Some(Memories {
+            is_removed: true,
             ..Memories::default()
         }),
+        Err(status) => {
+            tracing::debug!(%server, %status, "it does not say what it remembers");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_who_was_answered_by_nobody_takes_no_part() {
+        let set = |ids: &[u64]| ids.iter().copied().map(ServerId).collect::<BTreeSet<_>>();
+        // Voters, who asks, who answered.
+        let table: [(&[u64], u64, &[u64], bool); 9] = [
+            (&[1, 2, 3], 1, &[], false),
+            (&[1, 2, 3], 1, &[3], true),
+            (&[1, 2, 3], 1, &[4], false),
+            (&[1, 2, 3, 4, 5], 1, &[2], false),
+            (&[1, 2, 3, 4, 5], 1, &[2, 5], true),
+            // The only voter of a pair needs nobody, the learner needs it.
+            (&[1], 1, &[], true),
+            (&[1], 2, &[], false),
+            (&[1], 2, &[1], true),
+            (&[1, 2, 3], 4, &[1], false),
+        ];
+        for (voters, me, answered, expected) in table {
+            let enough = is_enough(&set(voters), ServerId(me), &set(answered));
+            assert_eq!(enough, expected, "{voters:?} {me} {answered:?}");
+        }
     }
 }

@@ -91,6 +91,24 @@ fn warn(security: &Security, error: &RenewalError, now: SystemTime) {
     }
 }
 
+/// A server signs for itself, before it asks anybody anything: the others refuse a certificate that has run out.
+pub(crate) fn renew_alone(security: &Security, server: ServerId, now: SystemTime) {
+    if !security.can_sign() || !security.validity().is_due(now) {
+        return;
+    }
+    let renewed = security.renewal_request().and_then(|request| {
+        let request = security.check_request(&request)?;
+        let signed = security.sign(&request, server.0, MemberKind::Server)?;
+        security.renew(&signed.pem)
+    });
+    match renewed {
+        Ok(()) => {
+            tracing::info!(until = ?security.validity().until, "this member has a new certificate: it was time")
+        }
+        Err(error) => warn(security, &error.into(), now),
+    }
+}
+
 /// Makes, shows and notes a new certificate.
 ///
 /// # Errors

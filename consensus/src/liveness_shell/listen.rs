@@ -8,6 +8,7 @@ use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Liveness;
+use crate::admission::Admission;
 use crate::heard::Heard;
 use crate::liveness::{self, BootTime};
 use crate::proto::heartbeats_server::Heartbeats;
@@ -21,6 +22,7 @@ pub(crate) struct HeartbeatService {
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) guard: Guard,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl HeartbeatService {
@@ -44,7 +46,8 @@ impl HeartbeatService {
         });
         Ok(HeartbeatAnswer {
             sent_at: message.sent_at,
-            granted: verdict.is_grant(),
+            // Whoever may have forgotten a takeover it knew of grants no lease to the former primary.
+            granted: verdict.is_grant() && self.admission.is_open(),
         })
     }
 }

@@ -23,6 +23,7 @@ use tonic::{Code, Request, Response, Status};
 use super::codec::{decode, encode};
 use super::dial::{Links, Purpose};
 use super::types::{Snapshot, SnapshotData, SnapshotMeta, TypeConfig, Vote};
+use crate::admission::Admission;
 use crate::proto::raft_client::RaftClient;
 use crate::proto::{Envelope, Reply};
 use crate::state::ServerId;
@@ -39,6 +40,7 @@ type RpcError = RPCError<TypeConfig>;
 pub(crate) struct Network {
     pub(crate) me: ServerId,
     pub(crate) links: Arc<Links>,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl Network {
@@ -48,6 +50,7 @@ impl Network {
             peer: ServerId(target),
             purpose,
             links: self.links.clone(),
+            admission: self.admission.clone(),
         }
     }
 }
@@ -70,6 +73,7 @@ pub(crate) struct PeerClient {
     peer: ServerId,
     purpose: Purpose,
     links: Arc<Links>,
+    admission: Arc<Admission>,
 }
 
 /// What a snapshot message carries.
@@ -95,6 +99,9 @@ impl PeerClient {
         F: FnOnce(RaftClient<Channel>, Request<Envelope>) -> R,
         R: Future<Output = Result<Response<Reply>, Status>>,
     {
+        self.admission
+            .check()
+            .map_err(|error| unreachable(&error))?;
         let body = Bytes::from(encode(message).map_err(|error| network_error(&error))?);
         let envelope = Envelope {
             from: self.me.0,

@@ -1,5 +1,7 @@
 //! Raft's calls from other members.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
@@ -10,6 +12,7 @@ use super::codec::{decode, encode};
 use super::guard::Guard;
 use super::network::SnapshotMessage;
 use super::types::{Raft, Snapshot, TypeConfig};
+use crate::admission::Admission;
 use crate::proto::raft_server;
 use crate::proto::{Envelope, Reply};
 
@@ -17,12 +20,16 @@ use crate::proto::{Envelope, Reply};
 pub(crate) struct RaftService {
     pub(crate) raft: Raft,
     pub(crate) guard: Guard,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl RaftService {
     fn open<T: DeserializeOwned>(&self, request: Request<Envelope>) -> Result<T, Status> {
         let Envelope { from, to, .. } = *request.get_ref();
         self.guard.check(request.extensions(), from, to)?;
+        self.admission
+            .check()
+            .map_err(|error| Status::unavailable(error.to_string()))?;
         decode(&request.into_inner().body)
             .map_err(|error| Status::invalid_argument(error.to_string()))
     }

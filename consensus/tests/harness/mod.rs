@@ -215,6 +215,8 @@ pub(crate) struct Cluster {
     pub(crate) wires: Arc<Wires>,
     nodes: BTreeMap<u64, Node>,
     directory: TempDir,
+    /// Members that start from now on wait to be admitted.
+    pub(crate) asks_first: bool,
 }
 
 impl Cluster {
@@ -230,6 +232,7 @@ impl Cluster {
             wires: Arc::default(),
             nodes: BTreeMap::new(),
             directory,
+            asks_first: false,
         };
         cluster.add(1, Origin::New, &BTreeMap::new()).await;
         let info = ClusterInfo {
@@ -356,6 +359,7 @@ impl Cluster {
             known,
             lease_ms: LEASE_MS,
             remembered,
+            is_admitted: !self.asks_first,
         };
         let consensus = start_when_closed(options).await?;
         for address in &node.addresses {
@@ -436,6 +440,7 @@ impl Cluster {
             known: BTreeMap::new(),
             lease_ms: LEASE_MS,
             remembered: self.remembered(id),
+            is_admitted: true,
         };
         start_when_closed(options).await
     }

@@ -99,7 +99,7 @@ impl Leading {
             module: parts.module.clone(),
             me: parts.member.id(),
             fresh: parts.member.fresh(),
-            removed: parts.member.removed(),
+            out: parts.member.out(),
             addition: Arc::clone(&parts.addition),
             gate: Arc::clone(&gate),
             adjusting: Mutex::default(),

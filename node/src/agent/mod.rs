@@ -146,7 +146,7 @@ struct Agent {
     report: watch::Sender<Report>,
     local: Local,
     fresh: watch::Receiver<bool>,
-    removed: watch::Receiver<bool>,
+    out: watch::Receiver<bool>,
     swap: Option<(Epoch, oneshot::Sender<Result<Epoch, SwapRefused>>)>,
     restart: Option<oneshot::Sender<Result<(), RestartRefused>>>,
     leaving: Option<oneshot::Sender<()>>,
@@ -182,7 +182,7 @@ impl Agent {
         let asks_until = Instant::now() + ASKS_FOR_LEASES * member.lease_length();
         Self {
             fresh: member.fresh(),
-            removed: member.removed(),
+            out: member.out(),
             member,
             module,
             installed,
@@ -238,7 +238,7 @@ impl Agent {
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = lease.changed() => if changed.is_err() { return },
                 changed = self.fresh.changed() => if changed.is_err() { return },
-                changed = self.removed.changed() => if changed.is_err() { return },
+                changed = self.out.changed() => if changed.is_err() { return },
                 request = self.requests.recv() => match request {
                     Some(request) => self.on_request(request),
                     None => return,
@@ -272,7 +272,7 @@ impl Agent {
             me: self.member.id(),
             is_fresh: *self.fresh.borrow(),
             addition_open: self.installed.addition.epoch(),
-            is_removed: *self.removed.borrow(),
+            is_out: *self.out.borrow(),
         }
     }
 

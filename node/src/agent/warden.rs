@@ -25,8 +25,8 @@ pub(super) struct Warden {
     /// Whether this daemon's start has been applied: a copy alone in the in-sync set may be led before that, and then the
     /// answer changes during the tenure.
     pub fresh: watch::Receiver<bool>,
-    /// Whether this server was removed from the cluster.
-    pub removed: watch::Receiver<bool>,
+    /// Whether this server must take part in nothing any more.
+    pub out: watch::Receiver<bool>,
     /// The note of a proposed addition.
     pub addition: Arc<OpenAddition>,
     /// What it opens and closes.
@@ -42,14 +42,14 @@ impl Warden {
         let mut lease_changed = lease.changed();
         let mut applied = self.consensus.watch();
         let mut fresh = self.fresh.clone();
-        let mut removed = self.removed.clone();
+        let mut out = self.out.clone();
         loop {
             self.adjust(&lease);
             let ended = tokio::select! {
                 changed = lease_changed.changed() => changed.is_err(),
                 changed = applied.changed() => changed.is_err(),
                 changed = fresh.changed() => changed.is_err(),
-                changed = removed.changed() => changed.is_err(),
+                changed = out.changed() => changed.is_err(),
             };
             if ended {
                 return;
@@ -63,7 +63,7 @@ impl Warden {
             me: self.me,
             is_fresh: *self.fresh.borrow(),
             addition_open: self.addition.epoch(),
-            is_removed: *self.removed.borrow(),
+            is_out: *self.out.borrow(),
         }
     }
 

@@ -48,7 +48,7 @@ pub fn goal(
     wishes: Wishes,
     is_leading: bool,
 ) -> Goal {
-    let Some(record) = record.filter(|_| !standing.is_removed) else {
+    let Some(record) = record.filter(|_| !standing.is_out) else {
         return if is_leading { Goal::Fence } else { Goal::Down };
     };
     let wanted = if wishes.is_leaving {
@@ -93,7 +93,7 @@ fn lead(standing: &Standing, record: &MirrorRecord, wishes: Wishes, wanted: Want
 /// Whether this server should propose itself: no primary, it holds an in-sync copy, and it is wanted (the start rule).
 pub fn may_take_over(standing: &Standing, record: &MirrorRecord) -> bool {
     standing.is_fresh
-        && !standing.is_removed
+        && !standing.is_out
         && record.primary.is_none()
         && record.in_sync.contains(&standing.me)
         && record.wanted_on(standing.me) == Wanted::Started

@@ -22,21 +22,21 @@ pub struct Standing {
     pub is_fresh: bool,
     /// An addition of the peer was, or may have been, proposed at this epoch (durable before the proposal).
     pub addition_open: Option<Epoch>,
-    /// Another member said that this server was removed from the cluster for good: no record that is applied here counts
-    /// any more.
-    pub is_removed: bool,
+    /// This server was removed from the cluster for good, or runs on an old copy of its state: no record that is applied here
+    /// counts any more.
+    pub is_out: bool,
 }
 
 impl Standing {
     /// The right that `record` gives to this server.
     ///
-    /// Removed, it has none, whatever the last record it has heard of says: an operator may have made another server primary,
+    /// Out of the cluster, it has none, whatever the last record it has heard of says: an operator may have made another server primary,
     /// whose record never reaches this one.
     ///
     /// Alone in the in-sync set, with no addition of ours in the air, it needs nobody. With an open addition it obeys
     /// both records: that may have been committed unseen, and then the peer may be promoted.
     pub fn right(&self, record: &MirrorRecord) -> Right {
-        if self.is_removed || record.primary != Some(self.me) {
+        if self.is_out || record.primary != Some(self.me) {
             return Right::None;
         }
         let is_alone = record.in_sync.len() == 1 && record.in_sync.contains(&self.me);
@@ -81,7 +81,7 @@ mod tests {
             me: ME,
             is_fresh,
             addition_open: addition_open.map(Epoch),
-            is_removed: false,
+            is_out: false,
         }
     }
 
@@ -115,7 +115,7 @@ mod tests {
         let alone = record(7, Some(ME), &[ME]);
         for (is_fresh, open) in [(true, None), (false, None), (true, Some(7))] {
             let removed = Standing {
-                is_removed: true,
+                is_out: true,
                 ..standing(is_fresh, open)
             };
             assert_eq!(removed.right(&alone), Right::None);

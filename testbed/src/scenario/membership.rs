@@ -421,7 +421,31 @@ pub(super) fn old_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
     arena.lab_mut().kill_daemon("w")?;
     fs::remove_dir_all(var.join("lib/sidekick/raft"))?;
     refused_and_replaced(arena, "forgot its vote")?;
-    figures.set("cases", 2.0);
+
+    // The same old copy, on a machine whose network comes up after the daemon.
+    let run: u32 = fs::read_to_string(var.join("lib/sidekick/incarnation"))?
+        .trim()
+        .parse()?;
+    wait_started(arena, "w", run)?;
+    arena.lab_mut().kill_daemon("w")?;
+    copy(&var, &copy_of_it)?;
+    arena.lab_mut().start_daemon("w")?;
+    arena.cluster().wait_answers("w")?;
+    wait_started(arena, "w", run + 1)?;
+    arena.lab_mut().kill_daemon("w")?;
+    fs::remove_dir_all(&var)?;
+    fs::rename(&copy_of_it, &var)?;
+    arena.lab().isolate("w")?;
+    arena.lab_mut().start_daemon("w")?;
+    arena.cluster().wait_answers("w")?;
+    hold(wait::boot_ns(), Duration::from_secs(3));
+    arena.lab().heal()?;
+    wait::until("the old copy to be noticed", CHANGE_DEADLINE, || {
+        refused(arena, "w", "restored from an old copy").map_err(|e| format!("{e:#}"))
+    })?;
+    arena.lab_mut().kill_daemon("w")?;
+    refused_and_replaced(arena, "restored from an old copy")?;
+    figures.set("cases", 3.0);
     Ok(figures)
 }
 

@@ -38,7 +38,7 @@ const FRESH: Standing = Standing {
     me: ME,
     is_fresh: true,
     addition_open: None,
-    is_removed: false,
+    is_out: false,
 };
 const NO_WISH: Wishes = Wishes {
     swap_at: None,
@@ -121,7 +121,7 @@ fn goal_follows_record_and_wishes() {
 #[test]
 fn regression_a_removed_server_fences_what_it_led_and_runs_nothing() {
     let removed = Standing {
-        is_removed: true,
+        is_out: true,
         ..FRESH
     };
     let alone = record(7, Some(ME), &[ME]);
