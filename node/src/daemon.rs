@@ -68,6 +68,10 @@ pub struct Daemon {
     is_leaving_cluster: AtomicBool,
     /// Set when this server, removed from its cluster, takes part in nothing any more.
     out: watch::Sender<bool>,
+    /// Other daemons live in this process.
+    is_one_of_many: AtomicBool,
+    /// Set when this member cannot keep its log, and has ended for that.
+    failed: watch::Sender<bool>,
     /// Set when every application has ended: until then the others must be able to reach this server.
     ended: watch::Sender<bool>,
     // Held for its lock.
@@ -99,6 +103,11 @@ pub enum StartError {
         /// The newest that is committed.
         known: Incarnation,
     },
+    /// The disk below the log, while this process serves others.
+    #[error(
+        "this member cannot keep its log: this cluster is not served any more; see to the disk of the state directory, then start this process again"
+    )]
+    LogFailed,
     /// Another daemon works on the same directory.
     #[error("another sknode runs on {0}: stop it, or choose another --root")]
     Running(String),
@@ -144,6 +153,8 @@ impl Daemon {
             unfit: ArcSwapOption::empty(),
             is_leaving_cluster: AtomicBool::new(false),
             out: watch::Sender::new(false),
+            is_one_of_many: AtomicBool::new(false),
+            failed: watch::Sender::new(false),
             ended: watch::Sender::new(false),
             _lock: lock,
         }))
@@ -180,6 +191,7 @@ impl Daemon {
         tokio::select! {
             served = &mut serving => served?,
             () = left => {}
+            () = is_set(self.failed.subscribe()) => return Err(StartError::LogFailed.into()),
         }
         self.ended.send_replace(true);
         // An answer on its way to an operator gets a moment. A client that follows events, or hangs, keeps nobody here.
@@ -354,6 +366,11 @@ impl Daemon {
         }
     }
 
+    /// Others live in the same process: a failure of this one must not end it.
+    pub fn share_process(&self) {
+        self.is_one_of_many.store(true, Ordering::SeqCst);
+    }
+
     /// Asks `run` to return.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
@@ -440,7 +457,7 @@ impl Daemon {
         let how = self.how_started()?;
         self.member.store(Some(Arc::clone(&member)));
         tokio::spawn(Arc::clone(self).take_part(Arc::clone(&member), answered, how));
-        tokio::spawn(end_when_failed(member.consensus.clone()));
+        tokio::spawn(end_when_failed(Arc::clone(self), member.consensus.clone()));
         tokio::spawn(Arc::clone(self).end_when_removed(Arc::clone(&member)));
         tokio::spawn(keep_renewed(Arc::clone(&member), Arc::clone(&security)));
         tokio::spawn(Arc::clone(self).follow_own_record(Arc::clone(&member), security, listens_at));
@@ -743,7 +760,7 @@ fn is_unfit(error: &anyhow::Error) -> bool {
         .downcast_ref::<StartError>()
         .is_some_and(|error| match error {
             StartError::Removed | StartError::RestoredRun { .. } => true,
-            StartError::Running(_) | StartError::NotRoot => false,
+            StartError::Running(_) | StartError::NotRoot | StartError::LogFailed => false,
         });
     let by_store = error
         .downcast_ref::<consensus::StartError>()
@@ -765,9 +782,17 @@ fn is_unfit_for_good(error: &anyhow::Error) -> bool {
 }
 
 /// A member that cannot write its log answers for nothing any more. It ends at once, so that its leases and addresses run out
-/// and another server takes over; nothing it could still do in order would be committed.
-async fn end_when_failed(consensus: Consensus) {
+/// and another server takes over; nothing it could still do in order would be committed. A witness that serves other clusters as
+/// well ends for this one only.
+async fn end_when_failed(daemon: Arc<Daemon>, consensus: Consensus) {
     let why = consensus.failed().await;
+    if daemon.is_one_of_many.load(Ordering::SeqCst) {
+        tracing::error!(why, "this member cannot keep its log");
+        daemon.out.send_replace(true);
+        consensus.shutdown().await;
+        daemon.failed.send_replace(true);
+        return;
+    }
     tracing::error!(
         why,
         "this member cannot keep its log: the daemon ends, so that another server may take over; see to the disk of the state directory, then start it again"

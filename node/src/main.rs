@@ -70,11 +70,15 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Runs until all have ended. One that fails does not take the others along: each cluster counts on its own vote. One that has
-/// left its cluster ends them all, in order, to start anew.
+/// Runs until all have ended. One that fails, at its start or because it cannot keep its log, does not take the others along: each
+/// cluster counts on its own vote. It is served again when the process is started anew. One that has left its cluster ends them
+/// all, in order, for that.
 async fn run_all(daemons: Vec<Arc<Daemon>>) -> anyhow::Result<End> {
     let mut running = JoinSet::new();
     for daemon in &daemons {
+        if daemons.len() > 1 {
+            daemon.share_process();
+        }
         let daemon = Arc::clone(daemon);
         let root = daemon.paths.root().to_owned();
         running.spawn(async move { (root, daemon.run().await) });

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// A daemon answers within this time.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+/// A member that has ended is missed within this time.
+const NOT_MISSED: Duration = Duration::from_secs(5);
 /// Another cluster's server, beside the one that runs there.
 const SECOND_SERVER: &str = "10.77.1.1:9553";
 
@@ -34,6 +36,7 @@ pub(super) fn witness_of_two_clusters(arena: &mut Arena) -> anyhow::Result<Figur
     let base = arena.lab().site().directory().join("two-clusters");
     let root = |name: &str| base.join(name);
     let _server = run(arena, "s1", &[], &[root("b")])?;
+    small_disk(arena, &root("wb"))?;
     let _witness = run(arena, "s2", &["--witness"], &[root("wa"), root("wb")])?;
     let b = answering(&root("b"))?;
     b.json(&[
@@ -100,8 +103,61 @@ pub(super) fn witness_of_two_clusters(arena: &mut Arena) -> anyhow::Result<Figur
         "a server of two clusters: {}",
         refused.summary()
     );
+    one_disk_is_full(arena, &root("wb"), &root("wa").join("log"), &b, &first)?;
     figures.set("clusters", 2.0);
     Ok(figures)
+}
+
+/// A small file system for the state of one cluster on the witness's machine.
+fn small_disk(arena: &Arena, root: &Path) -> anyhow::Result<()> {
+    let dir = root.join("var/lib/sidekick").display().to_string();
+    on_witness(
+        arena,
+        &format!("mkdir -p {dir} && mount -t tmpfs -o size=16m,mode=0711 none {dir}"),
+    )
+}
+
+/// The log of one cluster cannot be written any more: that one is not served, the other is.
+fn one_disk_is_full(
+    arena: &Arena,
+    full: &Path,
+    log: &Path,
+    its: &Skcli,
+    other: &Skcli,
+) -> anyhow::Result<()> {
+    let filler = full.join("var/lib/sidekick/filler").display().to_string();
+    on_witness(
+        arena,
+        &format!("dd if=/dev/zero of={filler} bs=4k 2>/dev/null; test -s {filler}"),
+    )?;
+    wait::until("the full disk to be noticed", ANSWER_DEADLINE, || {
+        // Every entry needs room.
+        let _refused_or_done = its.try_run(&["cluster", "token", "--valid", "60"]);
+        let said = std::fs::read_to_string(log).map_err(|e| e.to_string())?;
+        if said.contains("one of the clusters is not served") {
+            Ok(())
+        } else {
+            Err(said.lines().last().unwrap_or_default().to_owned())
+        }
+    })?;
+    std::thread::sleep(NOT_MISSED);
+    let state = other.json(&["cluster", "state"])?;
+    let members = state["members"].as_array().cloned().unwrap_or_default();
+    ensure!(
+        members
+            .iter()
+            .any(|m| m["name"] == "ww" && m["is_down"] == false),
+        "the other cluster lost its witness: {state}"
+    );
+    Ok(())
+}
+
+fn on_witness(arena: &Arena, script: &str) -> anyhow::Result<()> {
+    let done = arena
+        .lab()
+        .exec("s2", &["sh", "-c", script], ANSWER_DEADLINE)?;
+    ensure!(done.is_success(), "{script}: {}", done.summary());
+    Ok(())
 }
 
 fn run(arena: &Arena, place: &str, flags: &[&str], roots: &[PathBuf]) -> anyhow::Result<Process> {
