@@ -228,6 +228,7 @@ impl Moment {
             me: id(server),
             is_fresh: self.knows_run(world, server, server),
             addition_open: (!is_forgotten).then_some(consensus::state::Epoch(u64::from(note))),
+            is_out: false,
         }
     }
 

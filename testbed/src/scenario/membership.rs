@@ -19,6 +19,8 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 const MOVED_BY: u8 = 50;
 /// A LAN on which something was heard so recently is alive.
 const HEARD_MS: u64 = 500;
+/// Every connection on a LAN that is cut for so long ends.
+const CONNECTIONS_END: Duration = Duration::from_secs(4);
 /// Acknowledged writes that show that the service goes on.
 const GOES_ON: u64 = 100;
 /// Time for them.
@@ -145,7 +147,7 @@ pub(super) fn members_come_and_go(arena: &mut Arena) -> anyhow::Result<Figures> 
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
 
     for member in [&primary, &secondary, "w"] {
-        ask(arena, member, &["cluster", "renew"])?;
+        renewed(arena, member)?;
     }
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     let after = arena.cluster().module_state(&primary)?;
@@ -159,7 +161,40 @@ pub(super) fn members_come_and_go(arena: &mut Arena) -> anyhow::Result<Figures> 
         "stall_ms",
         arena.recorder()?.longest_gap_ms(began, wait::boot_ns()),
     );
+    // Connections that existed prove nothing of the new certificates.
+    for lan in crate::lab::LANS {
+        let cut = arena.lose_lan(lan)?;
+        hold(cut, CONNECTIONS_END);
+        arena.lab().heal()?;
+        let leads = arena.wait_settled(wait::boot_ns(), CHANGE_DEADLINE)?;
+        ensure!(
+            leads == primary,
+            "{leads} leads after new connections on LAN {lan}, not {primary}"
+        );
+        wait_members(arena, &primary, "everybody to be heard", |state| {
+            let others = state.members.iter().filter(|m| m.name != primary);
+            let mut lans = others.flat_map(|m| &m.lans);
+            state.members.iter().all(|m| !m.is_down) && lans.all(|lan| lan.heard_age_ms < HEARD_MS)
+        })?;
+    }
     Ok(figures)
+}
+
+/// A new certificate, which the cluster has taken note of.
+fn renewed(arena: &Arena, member: &str) -> anyhow::Result<()> {
+    let text = format!("{member} has a new certificate");
+    let count = || -> anyhow::Result<usize> {
+        let events = arena.cluster().events_of(member)?;
+        Ok(events.iter().filter(|event| event.text == text).count())
+    };
+    let before = count()?;
+    ask(arena, member, &["cluster", "renew"])?;
+    wait::until(&text, CHANGE_DEADLINE, || match count() {
+        Ok(now) if now > before => Ok(()),
+        Ok(now) => Err(format!("{now} times")),
+        Err(error) => Err(format!("{error:#}")),
+    })?;
+    Ok(())
 }
 
 /// There and back, so that the next round finds the names it knows.

@@ -60,6 +60,7 @@ impl<'a> Desk<'a> {
             me: self.me,
             is_fresh: self.is_fresh,
             addition_open,
+            is_out: false,
         }
     }
 
