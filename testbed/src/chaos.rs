@@ -122,6 +122,11 @@ pub fn perform(options: &Options) -> Campaign {
                 // A frozen or cut-off daemon could tell nothing.
                 let _already_well = arena.lab().heal();
                 campaign.failure = Some(format!("{error:#}\n{}", arena.evidence()));
+                // What was promised before the failure is read back all the same.
+                match arena.finish_recorder() {
+                    Ok(rows) => campaign.finished(rows),
+                    Err(error) => tracing::warn!("the rows cannot be read back: {error:#}"),
+                }
             }
         }
     }
@@ -131,7 +136,7 @@ pub fn perform(options: &Options) -> Campaign {
 fn all_steps(options: &Options, arena: &mut Arena, campaign: &mut Campaign) -> anyhow::Result<()> {
     arena.load = LOAD;
     arena.start_module()?;
-    let starvation = Starvation::start();
+    let starvation = Starvation::start(&arena.lab().root("w")).context("start the meter")?;
     let began = wait::boot_ns();
     let end_ms = f64::from(options.minutes) * 60_000.0;
     for number in 1.. {

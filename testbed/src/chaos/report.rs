@@ -212,7 +212,7 @@ impl Campaign {
         self.causes_for_people(&mut page);
         let _infallible = writeln!(
             page,
-            "\nLongest time this machine kept a waiting thread from running: {} ms.",
+            "\nLongest time this machine kept a waiting thread from running, or a small write from its disk: {} ms.",
             self.starved_max.as_millis()
         );
         for excused in &self.excused {
