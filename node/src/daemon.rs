@@ -1,5 +1,7 @@
 //! The daemon: idle until it belongs to a cluster, then a member with one agent per module.
 
+mod participation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
@@ -13,13 +15,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
-use consensus::state::{ClusterState, Command, Incarnation, MemberKind, ModuleName, ServerId};
-use consensus::{Consensus, OpenError, Options, Origin};
+use consensus::state::{Command, Incarnation, MemberKind, ModuleName, ServerId};
+use consensus::{Consensus, Options, Origin};
 use fs_mirror::replication::link::LinkError;
 use fs_mirror::{Link, RefusalReason};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::participation::{check_run, others_of};
 use crate::agent::open_addition::replace_durably;
 use crate::agent::{self, AgentHandle, Request};
 use crate::leaving;
@@ -28,9 +31,9 @@ use crate::listener::{
 };
 use crate::member::Member;
 use crate::paths::Paths;
-use crate::recall::{Memories, Recalled, is_enough, recall};
+use crate::recall::{Recalled, recall};
 use crate::renewal::{keep_renewed, renew_alone};
-use crate::security::{Identity, Known, Security};
+use crate::security::{Identity, Security};
 use crate::services::{ClusterService, ModuleService, PeerService};
 use crate::shell::addresses::remove_leftovers;
 use crate::shell::cgroup::Cgroup;
@@ -44,9 +47,6 @@ const GREETING_MAX: Duration = Duration::from_secs(2);
 const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
-
-/// Pause before the others are asked again what they remember.
-const RECALL_AGAIN: Duration = Duration::from_millis(200);
 /// Between two looks whether this server has the addresses it should have.
 const ADDRESS_RETRY: Duration = Duration::from_secs(2);
 /// How long answers to operators may take when everything else has ended.
@@ -204,123 +204,6 @@ impl Daemon {
             return Ok(End::LeftCluster);
         }
         Ok(End::Stopped)
-    }
-
-    /// A member that must not take part stays, to say so, and to be told to leave.
-    async fn become_member_again(
-        self: &Arc<Self>,
-        identity: Identity,
-        author: &str,
-    ) -> anyhow::Result<()> {
-        // Once known it stays so: the next start has another number, and the others may have forgotten meanwhile.
-        if let Ok(why) = fs::read_to_string(self.unfit_note()) {
-            tracing::error!(why, "this server takes part in nothing");
-            self.unfit.store(Some(Arc::new(why)));
-            return Ok(());
-        }
-        match self.become_member(identity, author).await {
-            Ok(_member) => Ok(()),
-            Err(error) if is_unfit(&error) => {
-                let why = format!("{error:#}");
-                if is_unfit_for_good(&error) {
-                    replace_durably(&self.unfit_note(), why.as_bytes())?;
-                }
-                tracing::error!(
-                    why,
-                    "this server takes part in nothing; type `skcli cluster leave --alone` here, then let it join again with --replaces"
-                );
-                self.unfit.store(Some(Arc::new(why)));
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Where it is noted that this server must not take part again.
-    fn unfit_note(&self) -> PathBuf {
-        self.paths.identity().join("unfit")
-    }
-
-    /// Ends everything once another member says that this one was removed from the cluster. A primary alone needs nobody (R6), so
-    /// nothing else would ever end it, and the operator who removed it may have made another server primary.
-    ///
-    /// The right goes before the note is written: fencing must not wait for a disk. After a crash in between the others say so
-    /// again. Raft goes on until the others do not need its vote.
-    async fn end_when_removed(self: Arc<Self>, member: Arc<Member>) {
-        let by = member.consensus.removed().await;
-        let why = format!(
-            "{} says that this server was removed from the cluster for good",
-            member.name_of(by)
-        );
-        self.declare_unfit(&member, why);
-        self.leave().await;
-        member.consensus.vote_gone().await;
-        self.out.send_replace(true);
-        member.consensus.clone().shutdown().await;
-    }
-
-    /// Takes the right to serve away from every module here, says why, and notes it.
-    fn declare_unfit(&self, member: &Member, why: String) {
-        member.set_out();
-        tracing::warn!(
-            why,
-            "this server ends what it served and takes part in nothing any more; type `skcli cluster leave --alone` here, then let it join again with --replaces"
-        );
-        if let Err(error) = replace_durably(&self.unfit_note(), why.as_bytes()) {
-            tracing::error!(%error, "that this server must not take part was not noted: it must be told again after a restart");
-        }
-        self.unfit.store(Some(Arc::new(why)));
-    }
-
-    /// Takes part once enough others have said what they remember of this member, then says that it has started (R12). Its own
-    /// disk may be an old copy: until then it neither votes nor appends nor grants leases, and it forms no run that could be
-    /// mistaken for one of before.
-    async fn take_part(
-        self: Arc<Self>,
-        member: Arc<Member>,
-        mut answered: BTreeSet<ServerId>,
-        how_started: String,
-    ) {
-        let me = member.id();
-        let mut is_told = false;
-        loop {
-            let state = member.state();
-            let (others, voters) = match state.members.is_empty() {
-                // The log is still being read.
-                true => {
-                    let known = member.identity.known.clone();
-                    let all = known.iter().map(|other| ServerId(other.id));
-                    let all = all.chain([me]).collect();
-                    (known, all)
-                }
-                false => (others_of(&state, me), state.voters()),
-            };
-            if is_enough(&voters, me, &answered) {
-                break;
-            }
-            if !is_told {
-                is_told = true;
-                tracing::info!("waits until a majority has said what it remembers of this member");
-            }
-            tokio::time::sleep(RECALL_AGAIN).await;
-            let recalled = recall(&member.dialer, &others).await;
-            if let Err(error) = check_memories(&member, recalled.memories) {
-                return self.end_restored(&member, error.to_string()).await;
-            }
-            answered.extend(recalled.answered);
-        }
-        member.consensus.admit();
-        if let Err(rejection) = member.announce_start(how_started).await {
-            self.end_restored(&member, rejection.to_string()).await;
-        }
-    }
-
-    /// What this member forgot it may have acknowledged: it leaves Raft at once.
-    async fn end_restored(&self, member: &Member, why: String) {
-        self.declare_unfit(member, why);
-        self.out.send_replace(true);
-        member.consensus.clone().shutdown().await;
-        self.leave().await;
     }
 
     /// Why this server takes part in nothing although it has an identity.
@@ -712,73 +595,11 @@ impl Daemon {
     }
 }
 
-/// Whether the others know this run, or a later one, already.
-fn check_run(memories: Memories, next: Incarnation) -> Result<(), StartError> {
-    if memories.is_removed {
-        return Err(StartError::Removed);
-    }
-    if next <= memories.incarnation {
-        return Err(StartError::RestoredRun {
-            next,
-            known: memories.incarnation,
-        });
-    }
-    Ok(())
-}
-
-/// The same for a member whose log is open: it holds what the others remember that it held.
-fn check_memories(member: &Member, memories: Memories) -> anyhow::Result<()> {
-    check_run(memories, member.incarnation)?;
-    let (found, remembered) = (member.consensus.held(), memories.log_index);
-    if found < remembered {
-        return Err(consensus::StartError::Restored { found, remembered }.into());
-    }
-    Ok(())
-}
-
-/// The members beside `me`, and where they are.
-fn others_of(state: &ClusterState, me: ServerId) -> Vec<Known> {
-    let others = state.members.values().filter(|other| other.id != me);
-    others
-        .map(|other| Known {
-            id: other.id.0,
-            addresses: other.addresses.clone(),
-        })
-        .collect()
-}
-
 /// Returns once the flag is set, or nobody is left to set it.
 async fn is_set(mut flag: watch::Receiver<bool>) {
     if flag.wait_for(|is_set| *is_set).await.is_err() {
         tracing::debug!("the daemon is gone");
     }
-}
-
-/// Whether a member was refused for what it is, and not because something failed: it needs a person.
-fn is_unfit(error: &anyhow::Error) -> bool {
-    let by_us = error
-        .downcast_ref::<StartError>()
-        .is_some_and(|error| match error {
-            StartError::Removed | StartError::RestoredRun { .. } => true,
-            StartError::Running(_) | StartError::NotRoot | StartError::LogFailed => false,
-        });
-    let by_store = error
-        .downcast_ref::<consensus::StartError>()
-        .is_some_and(|error| match error {
-            consensus::StartError::Bind(_) | consensus::StartError::Restored { .. } => true,
-            consensus::StartError::Open(error) => matches!(error, OpenError::Damaged { .. }),
-            consensus::StartError::Log(_)
-            | consensus::StartError::Thread(_)
-            | consensus::StartError::Raft(_) => false,
-        });
-    by_us || by_store
-}
-
-/// Whether nothing that could be put right on this server makes it fit again.
-fn is_unfit_for_good(error: &anyhow::Error) -> bool {
-    let by_us = error.downcast_ref::<StartError>().is_some();
-    let by_store = error.downcast_ref::<consensus::StartError>();
-    by_us || matches!(by_store, Some(consensus::StartError::Restored { .. }))
 }
 
 /// A member that cannot write its log answers for nothing any more. It ends at once, so that its leases and addresses run out

@@ -9,6 +9,7 @@ use std::thread;
 use super::*;
 use crate::replication::testing::compare::assert_equal;
 use crate::replication::testing::{TestCopy, eventually, hello, links};
+use crate::replication::wire::{HelloReply, Message};
 use crate::{Secondary, SecondaryEvent};
 
 /// A primary, a copy that may follow it, and what the primary has told.
@@ -216,6 +217,31 @@ fn identical_copies_follow_without_a_comparison() {
     pair.sh(CHANGES);
     pair.sh("echo x >> d/e/f1; rm d/hard; echo y >> a/big; mv a/b/c d/c; chmod 700 d/e; ln d/e/f2 a/b/f2; rm d/e/f2; echo z >> a/b/f2");
     pair.finish_equal();
+}
+
+/// Goal: a peer that lost its memory is not named in sync by what it acknowledged before. Nothing is on its way to it, so without
+/// something new to acknowledge the hold would succeed at once.
+#[test]
+fn regression_what_a_peer_acknowledged_before_proves_nothing() {
+    let Some(pair) = Pair::new(true, "echo 1 >file") else {
+        return;
+    };
+    let (dialled, mut silent_peer) = links();
+    let mut hello = hello(1, 1);
+    hello.in_sync = true;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let hello = silent_peer.read_hello(Duration::from_secs(5)).unwrap();
+            let accepted = Message::HelloReply(HelloReply::Accepted);
+            silent_peer.send_message(hello.epoch, &accepted).unwrap();
+        });
+        pair.primary().attach(dialled, hello).unwrap();
+    });
+    let replicator = &pair.primary().replicator;
+    replicator.wait_idle(Duration::ZERO).unwrap();
+    let patience = Duration::from_millis(50);
+    let held = pair.primary().hold_for_addition(patience);
+    assert_eq!(held, Err(WaitError::TimedOut { waited: patience }));
 }
 
 #[test]

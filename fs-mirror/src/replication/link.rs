@@ -233,7 +233,7 @@ impl Link {
     ///
     /// # Errors
     /// `Io`, `Tls`.
-    pub(super) fn send_message(
+    pub(crate) fn send_message(
         &mut self,
         epoch: Epoch,
         message: &Message<'_>,

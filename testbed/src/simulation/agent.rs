@@ -12,9 +12,9 @@ use super::clock::{MS, SECOND};
 use super::desk::Desk;
 use super::intake::{Intake, on_hello, on_stored};
 use super::message::{Mirror, Payload};
+use super::outside::Happening;
 use super::proposals::Purpose;
 use super::tenure::Tenure;
-use super::world::Happening;
 
 const STEP_RETRY: u64 = 500 * MS;
 const DRAIN_DEADLINE: u64 = 10 * SECOND;

@@ -8,8 +8,8 @@ use super::clock::{Clock, SECOND};
 use super::copy::Copy;
 use super::member::id;
 use super::message::{Message, Mirror, Place};
+use super::outside::{Happening, Outside};
 use super::proposals::{Proposals, Purpose, proposal};
-use super::world::{Happening, Outside};
 use crate::planted::Bug;
 
 /// How long a proposal looks for a leader.
@@ -88,7 +88,7 @@ impl<'a> Desk<'a> {
 
     pub(super) fn note(&mut self, what: std::fmt::Arguments<'_>) {
         let (now, place, name) = (self.out.now, self.place, self.name);
-        let who = super::world::NAMES[place];
+        let who = super::outside::NAMES[place];
         self.out
             .trace
             .note(now, format_args!("{who} {name}: {what}"));

@@ -9,8 +9,8 @@ use consensus::state::{
 
 use super::member::{id, module_names};
 use super::network::PLACES;
+use super::outside::NAMES;
 use super::raft::{Durable, Entry};
-use super::world::NAMES;
 
 #[derive(Debug)]
 pub(super) struct Genesis {

@@ -7,7 +7,7 @@ use consensus::state::{AckMode, Epoch, MirrorRecord, ServerId};
 use super::clock::MS;
 use super::desk::Desk;
 use super::message::{Mirror, Payload};
-use super::world::Happening;
+use super::outside::Happening;
 
 /// One session, as the secondary has it.
 #[derive(Debug)]

@@ -1,29 +1,26 @@
 //! One member: what is on its disk, and its daemon, which may run, stand still or be gone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use consensus::better_leader;
 use consensus::liveness::{BootTime, Heartbeat, LeaseHolder, NoGrant, Timing, Verdict, Watcher};
 use consensus::state::{ClusterState, Command, Incarnation, ModuleName, ServerId};
 
 use super::agent::Agent;
 use super::clock::{Clock, MS, SECOND};
 use super::copy::Copy;
+use super::daemon::Daemon;
 use super::desk::Desk;
 use super::genesis::Genesis;
 use super::message::{Beat, Message, Place};
 use super::network::{LANS_MAX, PLACES};
 use super::oracle::{digest, planted_apply};
+use super::outside::{Event, Happening, NAMES, Outside};
 use super::proposals::{Proposals, Purpose, proposal};
-use super::raft::{self, Raft, Role, Sync, Todo};
-use super::world::{Event, Happening, NAMES, Outside};
+use super::raft::{self, Raft, Role, Todo};
 use crate::planted::Bug;
 
 const TICK: u64 = 50 * MS;
-const HAND_OVER_COOL_DOWN: u64 = 5 * SECOND;
-/// A LAN on which nothing was heard for so long counts as silent.
-const LAN_SILENT: u64 = 450 * MS;
 const START_DEADLINE: u64 = 5 * SECOND;
 const OPINION_DEADLINE: u64 = SECOND;
 
@@ -50,30 +47,6 @@ pub(super) struct Member {
     pub(super) is_frozen: bool,
     pub(super) backlog: Vec<Event>,
     pub(super) daemon: Option<Daemon>,
-}
-
-/// A running daemon: gone with it.
-#[derive(Debug)]
-pub(super) struct Daemon {
-    pub(super) raft: Raft,
-    syncs: VecDeque<Sync>,
-    /// When the disk has done what it was given.
-    disk_free_at: u64,
-    pub(super) state: ClusterState,
-    pub(super) applied: usize,
-    watcher: Watcher,
-    holder: LeaseHolder,
-    pub(super) lease_until: BootTime,
-    heard: [[Option<BootTime>; LANS_MAX]; PLACES],
-    reports: [u8; PLACES],
-    beat_due: BootTime,
-    beat_ns: u64,
-    handed_over_at: Option<BootTime>,
-    proposals: Proposals,
-    /// Entries of others' proposals in this leader's log: index, term, who asked, under which number.
-    asked: Vec<(usize, u64, Place, u64)>,
-    next_session: u64,
-    pub(super) agents: Vec<Agent>,
 }
 
 impl Member {
@@ -703,50 +676,6 @@ impl Member {
             shown.join("; ")
         } else {
             "down".to_owned()
-        }
-    }
-}
-
-impl Daemon {
-    fn hears(&self, place: Place, now: BootTime) -> bool {
-        let newest = self.heard[place].iter().flatten().max();
-        newest.is_some_and(|heard| now.ns_since(*heard) < LAN_SILENT)
-    }
-
-    /// The LAN on which `place` was heard last.
-    fn best_lan(&self, place: Place) -> usize {
-        match self.heard[place] {
-            [first, second] if second > first => 1,
-            [_, _] => 0,
-        }
-    }
-
-    /// R17, as the leadership task of `consensus` does it.
-    fn hand_over_if_better(&mut self, me: Place, now: BootTime, todo: &mut Todo) {
-        let is_cooling = self
-            .handed_over_at
-            .is_some_and(|at| now.ns_since(at) < HAND_OVER_COOL_DOWN);
-        if self.raft.role != Role::Leader || is_cooling {
-            return;
-        }
-        let voters = self.state.voters();
-        let hears = (0..PLACES)
-            .filter(|place| self.hears(*place, now))
-            .map(id)
-            .collect();
-        let heard_by = |place: Place| {
-            let report = if self.hears(place, now) {
-                self.reports[place]
-            } else {
-                0
-            };
-            let heard = (0..PLACES).filter(move |other| report & (1 << other) != 0);
-            (id(place), heard.map(id).collect())
-        };
-        let reports: BTreeMap<_, _> = (0..PLACES).map(heard_by).collect();
-        if let Some(successor) = better_leader(id(me), &voters, &hears, &reports) {
-            self.handed_over_at = Some(now);
-            self.raft.hand_over(successor.0 as usize - 1, todo);
         }
     }
 }

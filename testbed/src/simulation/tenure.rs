@@ -15,8 +15,8 @@ use super::clock::{MS, SECOND};
 use super::copy::{PARTS, part_of};
 use super::desk::Desk;
 use super::message::{Mirror, Payload};
+use super::outside::Happening;
 use super::proposals::Purpose;
-use super::world::Happening;
 use crate::planted::Bug;
 
 const PING_AFTER: u64 = 150 * MS;

@@ -10,16 +10,13 @@ use super::clock::{Clock, DRIFT_PPM_MAX, MS, SECOND};
 use super::faults::{DISK_USUAL_US, Deed, Plan, draw};
 use super::genesis::Genesis;
 use super::member::{Member, id};
-use super::message::{Channel, Message, Payload, Place};
+use super::message::{Channel, Place};
 use super::network::{Link, Network, PLACES};
 use super::oracle::{Broken, Oracle};
 use super::outcome::Outcome;
-use super::raft::Entry;
+use super::outside::{Event, NAMES, Outside};
 use super::random::Random;
 use super::trace::Trace;
-use crate::planted::Bug;
-
-pub(super) const NAMES: [&str; PLACES] = ["a", "b", "w"];
 
 const CHECK_EVERY: u64 = 100 * MS;
 /// After the last fault everything must be well again within this time: a start script may take 4 s, a session that
@@ -29,161 +26,6 @@ const HEALED_WITHIN: u64 = 40 * SECOND;
 const ANSWERED_WITHIN: u64 = 15 * SECOND;
 /// And stay well for this time.
 const WELL_FOR: u64 = 1500 * MS;
-
-/// What happens to one run of one daemon.
-#[derive(Debug)]
-pub(super) enum Happening {
-    Tick,
-    DiskDone,
-    StepDone {
-        module: usize,
-    },
-    ScriptDone {
-        module: usize,
-        tenure: u32,
-    },
-    Write {
-        module: usize,
-        tenure: u32,
-    },
-    Written {
-        module: usize,
-        tenure: u32,
-        write: u32,
-    },
-    SendPart {
-        module: usize,
-        session: u64,
-    },
-    Stored {
-        module: usize,
-        session: u64,
-        ack: Option<u64>,
-        payload: Payload,
-    },
-}
-
-#[derive(Debug)]
-pub(super) enum Event {
-    Of {
-        place: Place,
-        run: u32,
-        what: Happening,
-    },
-    Deliver {
-        from: Place,
-        to: Place,
-        message: Message,
-    },
-    Deed(Deed),
-    Heal,
-    Check,
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    at: u64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-/// Everything outside the members.
-#[derive(Debug)]
-pub(super) struct Outside {
-    pub(super) now: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    order: u64,
-    pub(super) network: Network,
-    /// When the last frame of each stream arrives: a stream keeps its order.
-    stream_last: [[u64; PLACES]; PLACES],
-    disks_us: [(u64, u64); PLACES],
-    pub(super) random: Random,
-    pub(super) trace: Trace,
-    pub(super) oracle: Oracle,
-    pub(super) bug: Option<Bug>,
-    /// Something that the checks look at has changed.
-    pub(super) must_check: bool,
-    acknowledged: u64,
-}
-
-impl Outside {
-    fn schedule(&mut self, at: u64, event: Event) {
-        self.order += 1;
-        let order = self.order;
-        self.queue.push(Reverse(Scheduled { at, order, event }));
-    }
-
-    pub(super) fn later(&mut self, place: Place, run: u32, wait: u64, what: Happening) {
-        self.schedule(self.now + wait, Event::Of { place, run, what });
-    }
-
-    pub(super) fn send(&mut self, from: Place, to: Place, lan: usize, message: Message) {
-        let channel = message.channel();
-        let link = Link { from, to, lan };
-        let delays = self.network.delays(link, channel, &mut self.random);
-        for delay in delays {
-            let mut at = self.now + delay;
-            if channel == Channel::Mirror {
-                at = at.max(self.stream_last[from][to] + 1);
-                self.stream_last[from][to] = at;
-            }
-            let message = message.clone();
-            self.schedule(at, Event::Deliver { from, to, message });
-        }
-    }
-
-    pub(super) fn disk_latency(&mut self, place: Place) -> u64 {
-        let (low, high) = self.disks_us[place];
-        self.random.between(low, high) * 1000
-    }
-
-    pub(super) fn on_committed(&mut self, index: usize, entry: &Entry) {
-        if self.oracle.on_committed(index, entry, self.bug) {
-            self.must_check = true;
-            let name = entry.proposal.as_ref().map(|proposal| {
-                let text = format!("{:?}", proposal.command);
-                text.chars().take(120).collect::<String>()
-            });
-            let name = name.unwrap_or_else(|| "leader's first entry".to_owned());
-            self.trace
-                .note(self.now, format_args!("committed {index}: {name}"));
-        }
-    }
-
-    pub(super) fn check_applied(&mut self, place: Place, index: usize, digest: u64) {
-        self.oracle.check_applied(NAMES[place], index, digest);
-    }
-
-    pub(super) fn acknowledge(&mut self, place: Place, module: usize, write: u32) {
-        self.oracle.modules[module].acknowledged.insert(write);
-        self.acknowledged += 1;
-        self.must_check = true;
-        self.trace.detail(
-            self.now,
-            format_args!("{} acknowledges {module}#{write}", NAMES[place]),
-        );
-    }
-}
 
 /// A run in progress.
 pub(super) struct World {

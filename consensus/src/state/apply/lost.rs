@@ -76,11 +76,8 @@ impl ClusterState {
         }
         let voters = self.voters();
         let removed = self.take_out(entry, gone.server);
-        let server = self.insert_member(entry, member, Some(removed));
+        let server = self.admit(entry, token, member, Some(removed));
         self.on_voters_changed(entry, voters);
-        if let Some(token) = self.tokens.get_mut(&token) {
-            token.used_by = Some(server);
-        }
         for (module, wanted) in modules.iter().zip(wanted) {
             self.fill_place(entry, module, server, wanted);
         }

@@ -103,13 +103,25 @@ impl ClusterState {
         self.check_new_member(member, None)?;
         self.check_voters_may_change()?;
         let voters = self.voters();
-        let server = self.insert_member(entry, member, None);
+        let server = self.admit(entry, token, member, None);
         self.on_voters_changed(entry, voters);
+        self.conclude(entry, None);
+        Ok(Accepted::MemberAdded(server))
+    }
+
+    /// The member comes in, and the token is used up.
+    pub(super) fn admit(
+        &mut self,
+        entry: Entry<'_>,
+        token: [u8; 32],
+        member: &NewMember,
+        cause: Option<EventId>,
+    ) -> ServerId {
+        let server = self.insert_member(entry, member, cause);
         if let Some(token) = self.tokens.get_mut(&token) {
             token.used_by = Some(server);
         }
-        self.conclude(entry, None);
-        Ok(Accepted::MemberAdded(server))
+        server
     }
 
     /// The token lets this member in; the number it already has when it has come in by this token before.
