@@ -91,6 +91,12 @@ const STALL_GAP: Limit = Limit {
     max: Profile::stall_ms_max,
 };
 
+/// A pause that may or may not move the role: at most the pause itself, and then a takeover or a look at who is there.
+const BRIEF_GAP: Limit = Limit {
+    figure: "gap_ms",
+    max: |_profile| 4800.0,
+};
+
 /// All scenarios.
 pub const ALL: &[Scenario] = &[
     Scenario {
@@ -127,6 +133,13 @@ pub const ALL: &[Scenario] = &[
         start: Start::Mirrored,
         bounds: &[],
         round: failover::primary_daemon_paused,
+    },
+    Scenario {
+        name: "primary_daemon_frozen_briefly",
+        about: "the primary's daemon is stopped for about as long as the leases: its role stays or moves, and has one owner",
+        start: Start::Mirrored,
+        bounds: &[BRIEF_GAP],
+        round: failover::primary_daemon_frozen_briefly,
     },
     Scenario {
         name: "pair_link_cut",

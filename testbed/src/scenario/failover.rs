@@ -18,6 +18,8 @@ const SWITCH_MS_MAX: f64 = 1000.0;
 const FROZEN: Duration = Duration::from_secs(10);
 /// A pause that no lease notices: the mirror's own patience is the shortest, one second.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=700;
+/// From where a lease may notice to where every lease has run out: nobody can say beforehand whether the role moves.
+const BRIEFLY_MS: std::ops::RangeInclusive<u64> = 700..=4000;
 /// What a pause breaks shows within this time.
 const LEASE_AND_MORE: Duration = Duration::from_secs(4);
 /// How long an isolated server stays isolated after the other serves.
@@ -126,6 +128,26 @@ pub(super) fn primary_daemon_paused(arena: &mut Arena) -> anyhow::Result<Figures
         before == after,
         "a pause of {} ms moved a role: epoch {before} became {after}",
         pause.as_millis()
+    );
+    Ok(figures)
+}
+
+/// Goal: whether a pause about as long as the leases moves the role or not, one server owns it at any time, and it is served.
+pub(super) fn primary_daemon_frozen_briefly(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let pause = Duration::from_millis(arena.random.random_range(BRIEFLY_MS));
+    let cut = arena.lab().freeze_daemon(&primary)?;
+    hold(cut, pause);
+    arena.lab().continue_daemon(&primary)?;
+    let continued = wait::boot_ns();
+    let now = arena.wait_settled(continued, SERVED_DEADLINE)?;
+    figures.set("paused_ms", pause.as_secs_f64() * 1000.0);
+    figures.set("moved", f64::from(u8::from(now != primary)));
+    figures.set("settled_ms", ms_since(continued));
+    figures.set(
+        "gap_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
     );
     Ok(figures)
 }

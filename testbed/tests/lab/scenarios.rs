@@ -165,3 +165,28 @@ fn pair_waits_for_its_voter() {
 fn server_moves() {
     one_round("server_moves");
 }
+
+#[test]
+fn primary_daemon_paused() {
+    one_round("primary_daemon_paused");
+}
+
+#[test]
+fn primary_daemon_frozen_briefly() {
+    one_round("primary_daemon_frozen_briefly");
+}
+
+#[test]
+fn pair_link_cut() {
+    one_round("pair_link_cut");
+}
+
+#[test]
+fn clock_steps() {
+    one_round("clock_steps");
+}
+
+#[test]
+fn boot_clocks_differ() {
+    one_round("boot_clocks_differ");
+}
