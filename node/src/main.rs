@@ -42,6 +42,7 @@ enum LogFormat {
 }
 
 fn main() -> anyhow::Result<()> {
+    node::shell::heap::bound();
     let arguments = Arguments::parse();
     start_log(arguments.log_format);
     die_on_panic();

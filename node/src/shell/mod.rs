@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod announce;
 pub mod cgroup;
 mod frames;
+pub mod heap;
 mod packet_socket;
 pub mod process;
 pub mod scripts;

@@ -1,4 +1,4 @@
-//! What a server must not keep (P11): mounts, cgroups, addresses, file descriptors.
+//! What a server must not keep (P11): mounts, cgroups, addresses, file descriptors, memory.
 
 use crate::lab::{LANS, Lab, cgroup, topology};
 use anyhow::{Context as _, ensure};
@@ -9,6 +9,8 @@ use std::time::Duration;
 const TOOL_DEADLINE: Duration = Duration::from_secs(10);
 /// File descriptors a daemon may have gained over a run; the kernel and the runtime keep a few.
 const DESCRIPTORS_GROWTH_MAX: usize = 64;
+/// A daemon with one module, whatever it went through.
+const RESIDENT_KIB_MAX: u64 = 100 << 10;
 
 /// What a server has at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +120,11 @@ pub fn verify_same(before: &Holdings, after: &Holdings) -> anyhow::Result<()> {
         before.descriptors,
         after.descriptors
     );
+    ensure!(
+        after.resident_kib <= RESIDENT_KIB_MAX,
+        "the daemon keeps {} KiB of memory, {RESIDENT_KIB_MAX} at most are allowed",
+        after.resident_kib
+    );
     Ok(())
 }
 
@@ -153,6 +160,11 @@ mod tests {
             ..clean.clone()
         };
         verify_same(&clean, &descriptors).expect_err("descriptors grow");
+        let memory = Holdings {
+            resident_kib: RESIDENT_KIB_MAX + 1,
+            ..clean.clone()
+        };
+        verify_same(&clean, &memory).expect_err("memory is kept");
     }
 
     #[test]
