@@ -83,8 +83,9 @@ pub struct MirrorRecord {
     /// Copies that hold acknowledged writes which the reference lacks since a person's force, and the epoch of that force.
     /// What a reintegration takes from such a copy is set aside first. Ends when the copy is whole again.
     pub diverged: BTreeMap<ServerId, Epoch>,
-    /// Servers that were given a place here and have not been brought up to date since: what they have is not a copy of this
-    /// module. They do not become the reference while the other place has one.
+    /// Servers whose directory was never brought up to date since the module first started, or since they were given their place:
+    /// what they have is not a copy of this module. They do not become the reference while the other place has one, not even by
+    /// force.
     pub unfilled: BTreeSet<ServerId>,
     /// What people want, per server.
     pub wanted: BTreeMap<ServerId, Wanted>,

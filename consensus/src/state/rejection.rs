@@ -434,6 +434,19 @@ pub enum Rejection {
         /// The module.
         module: ModuleName,
     },
+    /// A force is for a copy that lacks something; there is none.
+    #[error(
+        "{server} has no copy of {module}: its directory was never brought up to date, and a force would replace the copy on {} by whatever is there",
+        listed(.holders)
+    )]
+    ForceWithoutCopy {
+        /// The module.
+        module: ModuleName,
+        /// Who has nothing of it yet.
+        server: Who,
+        /// Whose copies are whole.
+        holders: Vec<Who>,
+    },
 }
 
 /// What is wrong with a directory.

@@ -65,21 +65,25 @@ pub(super) fn servers_named(
         "" if record.servers.contains(&member.id()) => Ok(vec![member.id()]),
         "" => {
             let why = format!("module {} has no copy on this server", record.name);
-            Err(Refusal::invalid(what, why).next("--server NAME"))
+            Err(Refusal::invalid(what, why).next(servers_of(member, record)))
         }
         name => {
             let found = record
                 .hosts()
                 .find(|server| member.name_of(*server) == name);
             found.map(|server| vec![server]).ok_or_else(|| {
-                let names: Vec<String> = record
-                    .hosts()
-                    .map(|server| member.name_of(server))
-                    .collect();
                 let why = format!("module {} has no copy on \"{name}\"", record.name);
-                Refusal::unknown(what, why)
-                    .next(format!("--server {}", names.join("    or    --server ")))
+                Refusal::unknown(what, why).next(servers_of(member, record))
             })
         }
     }
+}
+
+/// How to name a server that has a copy.
+fn servers_of(member: &Member, record: &MirrorRecord) -> String {
+    let names: Vec<String> = record
+        .hosts()
+        .map(|server| member.name_of(server))
+        .collect();
+    format!("--server {}", names.join("    or    --server "))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::v1::{ChangeReply, ForceRequest, ModuleRequest};
-use consensus::state::{Command, Epoch, MirrorRecord, Wanted};
+use consensus::state::{ClusterState, Command, Epoch, MirrorRecord, ServerId, Wanted};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
 use super::module::{Settling, settled};
@@ -22,10 +22,10 @@ pub(super) async fn force(
     let member = require_member(daemon, WHAT)?;
     let record = require_module(&member, WHAT, &request.module).await?;
     // The epoch on record here may be old: what the majority knows is what is typed back.
-    let record = match member.consensus.read_index(CHANGE_DEADLINE).await {
-        Ok(state) => state.modules.get(&record.name).cloned().unwrap_or(record),
-        Err(_) => return Err(no_majority(&member, &record)),
+    let Ok(state) = member.consensus.read_index(CHANGE_DEADLINE).await else {
+        return Err(no_majority(&member, &record));
     };
+    let record = state.modules.get(&record.name).cloned().unwrap_or(record);
     let servers = servers_named(&member, WHAT, &record, &request.server)?;
     let &[server] = servers.as_slice() else {
         let why = "one server leads: name it";
@@ -49,7 +49,11 @@ pub(super) async fn force(
             server,
             reason: reason.to_owned(),
         })
-        .await?;
+        .await
+        .map_err(|refusal| match next_without_copy(&state, &record, server) {
+            Some(next) if epoch == record.epoch => refusal.next(next),
+            Some(_) | None => refusal,
+        })?;
     let mut lines = change.lines();
     if change.is_dry_run() {
         lines.push(format!(
@@ -75,6 +79,28 @@ pub(super) async fn force(
         wanted: Wanted::Started,
     };
     settled(daemon, &member, &waited, goal, lines).await
+}
+
+/// What to type when the server has nothing that could lead: how the copy that is whole comes back, and how to give it up.
+fn next_without_copy(
+    state: &ClusterState,
+    record: &MirrorRecord,
+    server: ServerId,
+) -> Option<String> {
+    if !record.unfilled.contains(&server) {
+        return None;
+    }
+    let module = &record.name;
+    let holders = record.in_sync.iter().filter_map(|id| state.members.get(id));
+    let lost = holders.clone().find(|holder| holder.is_down);
+    Some(match (lost, state.members.get(&server)) {
+        (Some(lost), Some(here)) => format!(
+            "start sknode on {lost}; if that server is gone for good: skcli cluster remove {lost} --accept-loss    then    skcli module prim -m {module} --server {here}",
+            lost = lost.name,
+            here = here.name
+        ),
+        (Some(_) | None, Some(_) | None) => format!("skcli module state -m {module}"),
+    })
 }
 
 /// A force is itself an entry of the log. Whoever could lead without one would not be the only one.

@@ -38,6 +38,13 @@ impl ClusterState {
                 leads: record.primary == Some(server),
             });
         }
+        if record.unfilled.contains(&server) {
+            return Err(Rejection::ForceWithoutCopy {
+                module: module.clone(),
+                server: self.named(server),
+                holders: self.named_all(record.in_sync.iter().copied()),
+            });
+        }
         self.check_up(module, server)?;
         let given_up = record.in_sync.clone();
         let kind = EventKind::PrimaryForced {

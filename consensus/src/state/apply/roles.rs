@@ -32,6 +32,10 @@ impl ClusterState {
         self.check_up(module, server)?;
         if let Some(record) = self.modules.get_mut(module) {
             record.wanted.insert(server, Wanted::Started);
+            // What the other server has in its directory is no copy of this one before it was brought up to date once.
+            if record.in_sync.is_empty() {
+                record.unfilled.extend(record.peer_of(server));
+            }
         }
         let kind = EventKind::PrimaryClaimed {
             server: self.named(server),
