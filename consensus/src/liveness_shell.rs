@@ -94,7 +94,8 @@ impl Liveness {
     /// `voter` says that this member was removed from the cluster.
     pub(crate) fn on_removed(&self, voter: ServerId) {
         if self.heard.note_remover(voter) {
-            tracing::warn!(%voter, "a voter says that this member was removed from the cluster for good");
+            // Whether that is a surprise, the daemon knows: it was told to leave, or it warns.
+            tracing::info!(%voter, "a voter says that this member was removed from the cluster for good");
         }
     }
 

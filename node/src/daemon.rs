@@ -66,6 +66,8 @@ pub struct Daemon {
     unfit: ArcSwapOption<String>,
     /// This server is leaving its cluster: what it has of it is set aside when everything has ended.
     is_leaving_cluster: AtomicBool,
+    /// Somebody asked here that it leaves: that the others say so is no surprise.
+    asked_to_leave: AtomicBool,
     /// Set when this server, removed from its cluster, takes part in nothing any more.
     out: watch::Sender<bool>,
     /// Other daemons live in this process.
@@ -152,6 +154,7 @@ impl Daemon {
             stopping: watch::Sender::new(false),
             unfit: ArcSwapOption::empty(),
             is_leaving_cluster: AtomicBool::new(false),
+            asked_to_leave: AtomicBool::new(false),
             out: watch::Sender::new(false),
             is_one_of_many: AtomicBool::new(false),
             failed: watch::Sender::new(false),

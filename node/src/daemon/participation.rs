@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use consensus::OpenError;
@@ -61,11 +62,8 @@ impl Daemon {
     /// again. Raft goes on until the others do not need its vote.
     pub(super) async fn end_when_removed(self: Arc<Self>, member: Arc<Member>) {
         let by = member.consensus.removed().await;
-        let why = format!(
-            "{} says that this server was removed from the cluster for good",
-            member.name_of(by)
-        );
-        self.declare_unfit(&member, why);
+        let asked_to_leave = self.asked_to_leave.load(Ordering::SeqCst);
+        self.declare_unfit(&member, Parting::of(asked_to_leave, &member.name_of(by)));
         self.leave().await;
         member.consensus.vote_gone().await;
         self.out.send_replace(true);
@@ -73,16 +71,20 @@ impl Daemon {
     }
 
     /// Takes the right to serve away from every module here, says why, and notes it.
-    fn declare_unfit(&self, member: &Member, why: String) {
+    fn declare_unfit(&self, member: &Member, parting: Parting) {
         member.set_out();
-        tracing::warn!(
-            why,
-            "this server ends what it served and takes part in nothing any more; type `skcli cluster leave --alone` here, then let it join again with --replaces"
-        );
+        parting.tell();
+        let why = parting.why();
         if let Err(error) = replace_durably(&self.unfit_note(), why.as_bytes()) {
             tracing::error!(%error, "that this server must not take part was not noted: it must be told again after a restart");
         }
         self.unfit.store(Some(Arc::new(why)));
+    }
+
+    /// Whether somebody asked here that this member leaves. To be said before the others can know of it: their word that it is a
+    /// member no more may come before the answer.
+    pub fn set_asked_to_leave(&self, is_asked: bool) {
+        self.asked_to_leave.store(is_asked, Ordering::SeqCst);
     }
 
     /// Takes part once enough others have said what they remember of this member, then says that it has started (R12). Its own
@@ -130,10 +132,64 @@ impl Daemon {
 
     /// What this member forgot it may have acknowledged: it leaves Raft at once.
     async fn end_restored(&self, member: &Member, why: String) {
-        self.declare_unfit(member, why);
+        self.declare_unfit(member, Parting::Unwanted { why });
         self.out.send_replace(true);
         member.consensus.clone().shutdown().await;
         self.leave().await;
+    }
+}
+
+/// How this server came to take part in nothing.
+#[derive(Debug, PartialEq, Eq)]
+enum Parting {
+    /// Somebody asked here that it leaves: nobody has to do anything.
+    Wanted {
+        /// Who says that it is done.
+        by: String,
+    },
+    /// It was removed, or runs on an old copy: a person has to do something.
+    Unwanted {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl Parting {
+    /// `by` says that this server is a member no more.
+    fn of(asked_to_leave: bool, by: &str) -> Parting {
+        if asked_to_leave {
+            return Parting::Wanted { by: by.to_owned() };
+        }
+        Parting::Unwanted {
+            why: format!("{by} says that this server was removed from the cluster for good"),
+        }
+    }
+
+    /// A surprise needs a person, a leave that was asked for does not.
+    fn tell(&self) {
+        let why = self.why();
+        match self {
+            Parting::Wanted { .. } => tracing::info!(
+                why,
+                "this server leaves its cluster, as was asked here, and ends what it served"
+            ),
+            Parting::Unwanted { .. } => tracing::warn!(
+                why,
+                "this server ends what it served and takes part in nothing any more; type `skcli cluster leave --alone` here, then let it join again with --replaces"
+            ),
+        }
+    }
+
+    /// What is noted, and shown until what is here is set aside.
+    fn why(&self) -> String {
+        match self {
+            Parting::Wanted { by } => {
+                format!(
+                    "it was told to leave its cluster, and {by} says that it is a member no more"
+                )
+            }
+            Parting::Unwanted { why } => why.clone(),
+        }
     }
 }
 
@@ -197,4 +253,75 @@ fn is_unfit_for_good(error: &anyhow::Error) -> bool {
     let by_us = error.downcast_ref::<StartError>().is_some();
     let by_store = error.downcast_ref::<consensus::StartError>();
     by_us || matches!(by_store, Some(consensus::StartError::Restored { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use parking_lot::Mutex;
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[test]
+    fn regression_a_wanted_leave_is_no_removal() {
+        let removed = Parting::of(false, "s1");
+        let left = Parting::of(true, "s1");
+        assert!(matches!(removed, Parting::Unwanted { .. }));
+        assert_eq!(
+            removed.why(),
+            "s1 says that this server was removed from the cluster for good"
+        );
+        assert!(matches!(left, Parting::Wanted { .. }));
+        assert_eq!(
+            left.why(),
+            "it was told to leave its cluster, and s1 says that it is a member no more"
+        );
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Lines {
+        type Writer = Lines;
+
+        fn make_writer(&self) -> Lines {
+            self.clone()
+        }
+    }
+
+    fn said(parting: &Parting) -> String {
+        let lines = Lines::default();
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(lines.clone())
+            .finish();
+        tracing::subscriber::with_default(log, || parting.tell());
+        String::from_utf8(lines.0.lock().clone()).unwrap()
+    }
+
+    #[test]
+    fn regression_a_leave_that_was_asked_for_is_no_warning() {
+        let asked = said(&Parting::of(true, "s1"));
+        assert!(
+            asked.contains(" INFO ") && !asked.contains("WARN"),
+            "{asked}"
+        );
+        assert!(asked.contains("as was asked here"), "{asked}");
+        let surprise = said(&Parting::of(false, "s1"));
+        assert!(surprise.contains(" WARN "), "{surprise}");
+        assert!(surprise.contains("leave --alone"), "{surprise}");
+    }
 }

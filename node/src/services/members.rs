@@ -223,7 +223,9 @@ pub(super) async fn leave(
             epoch: 0,
         }
     } else {
-        change(&member, asked, request.dry_run).await?
+        daemon.set_asked_to_leave(!request.dry_run);
+        let changed = change(&member, asked, request.dry_run).await;
+        changed.inspect_err(|_| daemon.set_asked_to_leave(false))?
     };
     reply.lines.push(SET_ASIDE.to_owned());
     if request.dry_run {
