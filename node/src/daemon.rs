@@ -1,6 +1,7 @@
 //! The daemon: idle until it belongs to a cluster, then a member with one agent per module.
 
 mod participation;
+mod retry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -8,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -169,7 +170,9 @@ impl Daemon {
     /// The control socket cannot be bound, or this server's identity or log is damaged.
     pub async fn run(self: Arc<Self>) -> anyhow::Result<End> {
         let control = ControlSocket::bind(&self.paths.control_socket())?;
-        tokio::spawn(self.watchdog.clone().keep_beating());
+        if !self.is_witness {
+            tokio::spawn(self.watchdog.clone().keep_beating());
+        }
         if let Some(identity) = Identity::load(&self.paths.identity())? {
             let author = format!("{} {}", identity.kind, identity.server);
             self.become_member_again(identity, &author).await?;
@@ -318,7 +321,6 @@ impl Daemon {
             is_admitted: is_new,
         })
         .await?;
-        replace_durably(&enrolled, b"")?;
         let member = Arc::new(Member::new(
             self.paths.clone(),
             identity,
@@ -328,19 +330,14 @@ impl Daemon {
             incarnation,
             self.watchdog.clone(),
         ));
-        let (listens_at, failures) = self
-            .listen(&member, &security, &member.identity.addresses)
-            .await?;
-        for failure in failures {
-            let error = format!("{:#}", anyhow::Error::new(failure));
-            tracing::warn!(
-                error,
-                "this server does not listen at one of its addresses yet"
-            );
-        }
-        self.found(&member, author).await?;
-        self.end_leftovers(&member).await?;
-        let how = self.how_started()?;
+        let (listens_at, how) = match self.begin(&member, &security, &enrolled, author).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                // Whoever tries again must find the log closed.
+                member.consensus.clone().shutdown().await;
+                return Err(error);
+            }
+        };
         self.member.store(Some(Arc::clone(&member)));
         tokio::spawn(Arc::clone(self).take_part(Arc::clone(&member), answered, how));
         tokio::spawn(end_when_failed(Arc::clone(self), member.consensus.clone()));
@@ -352,6 +349,30 @@ impl Daemon {
         }
         tracing::info!(server = %member.identity.server, id = member.id().0, "member of cluster {}", member.identity.cluster);
         Ok(member)
+    }
+
+    /// What must succeed before a member whose log is open takes part: answers where it listens, and how it started.
+    async fn begin(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        security: &Arc<Security>,
+        enrolled: &Path,
+        author: &str,
+    ) -> anyhow::Result<(BTreeSet<SocketAddr>, String)> {
+        replace_durably(enrolled, b"")?;
+        let (listens_at, failures) = self
+            .listen(member, security, &member.identity.addresses)
+            .await?;
+        for failure in failures {
+            let error = format!("{:#}", anyhow::Error::new(failure));
+            tracing::warn!(
+                error,
+                "this server does not listen at one of its addresses yet"
+            );
+        }
+        self.found(member, author).await?;
+        self.end_leftovers(member).await?;
+        Ok((listens_at, self.how_started()?))
     }
 
     /// Ends what an earlier daemon left running, before its successor says that it has started: from then on another
@@ -634,7 +655,7 @@ fn make_state_dirs(paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// Makes a directory with exactly `mode`.
-fn make_dir(dir: &std::path::Path, mode: u32) -> anyhow::Result<()> {
+fn make_dir(dir: &Path, mode: u32) -> anyhow::Result<()> {
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)

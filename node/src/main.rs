@@ -72,8 +72,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Runs until all have ended. One that fails, at its start or because it cannot keep its log, does not take the others along: each
-/// cluster counts on its own vote. It is served again when the process is started anew. One that has left its cluster ends them
-/// all, in order, for that.
+/// cluster counts on its own vote. A start that failed for a reason that can pass is tried again; else it is served again when the
+/// process is started anew. One that has left its cluster ends them all, in order, for that.
 async fn run_all(daemons: Vec<Arc<Daemon>>) -> anyhow::Result<End> {
     let mut running = JoinSet::new();
     for daemon in &daemons {
@@ -82,7 +82,7 @@ async fn run_all(daemons: Vec<Arc<Daemon>>) -> anyhow::Result<End> {
         }
         let daemon = Arc::clone(daemon);
         let root = daemon.paths.root().to_owned();
-        running.spawn(async move { (root, daemon.run().await) });
+        running.spawn(async move { (root, daemon.run_patiently().await) });
     }
     let mut outcome = Ok(End::Stopped);
     while let Some(ended) = running.join_next().await {
