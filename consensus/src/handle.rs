@@ -133,6 +133,8 @@ pub struct Status {
     /// Members that vote in Raft's configuration, as committed; while it changes, those that vote before and after. It follows
     /// the cluster state with some delay.
     pub voters: BTreeSet<ServerId>,
+    /// The sets of which Raft needs a majority each: more than one while it changes its configuration.
+    pub configurations: Vec<BTreeSet<ServerId>>,
     /// The newest configuration of Raft known here, committed or not, counts the vote of this member.
     pub votes: bool,
     /// Who says that this member was removed from the cluster for good.
@@ -426,6 +428,12 @@ impl Consensus {
             applied_index: applied.index,
             last_quorum_age: metrics.last_quorum_acked.map(|at| at.elapsed()),
             voters: voters(metrics.committed_membership_config.get_joint_config()),
+            configurations: metrics
+                .membership_config
+                .get_joint_config()
+                .iter()
+                .map(|set| set.iter().copied().map(ServerId).collect())
+                .collect(),
             votes: metrics.membership_config.voter_ids().any(|id| id == me.0),
             removed_by: heard.removers(),
             heard: lans

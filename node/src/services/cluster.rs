@@ -1,5 +1,6 @@
 //! Cluster verbs: init, tokens, joining, state, events.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status};
 use super::change::{CHANGE_DEADLINE, require_member};
 use super::members;
 use super::refusal::{Refusal, chain, not_proposed};
+use crate::core::voter_change::{OpenChange, advice};
 use crate::daemon::Daemon;
 use crate::member::{Member, unix_ms};
 use crate::security::{Identity, JoinToken};
@@ -334,6 +336,7 @@ fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
         let why = "the certificate of this member has run out, so the others refuse it; compare the clocks, else type `skcli cluster leave --alone` here and let it join again";
         notices.push(why.to_owned());
     }
+    notices.extend(open_change(member, state));
     let voters = state.voters();
     let has_quorum = member.lease_remaining().is_some();
     if let (false, [voter]) = (has_quorum, voters.iter().collect::<Vec<_>>().as_slice()) {
@@ -343,6 +346,25 @@ fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
         ));
     }
     notices
+}
+
+/// What an open change of the voters needs, from what this member hears.
+fn open_change(member: &Member, state: &ClusterState) -> Option<String> {
+    let status = member.consensus.status();
+    let mut electorates: BTreeSet<_> = state.electorates().collect();
+    if let [_, _, ..] = status.configurations.as_slice() {
+        electorates.extend(status.configurations);
+    }
+    let fresh = status
+        .heard
+        .into_iter()
+        .filter(|(_, age)| age.is_some_and(|age| age <= member.lease_length()))
+        .map(|((server, _), _)| server);
+    advice(&OpenChange {
+        electorates: electorates.into_iter().collect(),
+        heard: fresh.chain([member.id()]).collect(),
+        name: &|server| state.members.get(&server).map(|each| each.name.to_string()),
+    })
 }
 
 /// Milliseconds as the API carries them.
