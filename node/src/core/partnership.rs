@@ -1,6 +1,6 @@
 //! What a primary does next about its peer (R4, R6, R10): from facts alone.
 
-use consensus::state::{Epoch, MirrorRecord, ServerId};
+use consensus::state::{Epoch, MirrorRecord, ServerId, Wanted};
 
 /// The stream to the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,13 +51,20 @@ pub fn next_move(record: &MirrorRecord, facts: Facts) -> Move {
     let is_named = record.in_sync.iter().any(|server| *server != facts.me);
     let may_have_been_added = facts.addition_open == Some(record.epoch);
     let identical = facts.may_begin_identical && record.identical && is_named;
+    let peer = record.peer_of(facts.me);
+    let is_wanted = peer.is_some_and(|peer| record.wanted_on(peer) == Wanted::Started);
     match facts.stream {
         Stream::Down if identical => Move::Attach { identical },
         Stream::Down if is_named || may_have_been_added => Move::DropPeer,
         Stream::Down => Move::Attach { identical: false },
-        // An open addition makes the right depend on a lease, and a run that is not known has none: proposing earlier
-        // would end the service of a primary that is alone.
-        Stream::CaughtUp if !is_named && facts.is_fresh && !facts.peer_is_down => Move::AddPeer,
+        // Stopped there meanwhile: as long as a refused addition is open, the right of a primary that is alone hangs on a lease.
+        Stream::CaughtUp | Stream::Attached if may_have_been_added && !is_named && !is_wanted => {
+            Move::DropPeer
+        }
+        // The same for a run that is not known and has no lease: proposing earlier would end its service.
+        Stream::CaughtUp if !is_named && is_wanted && facts.is_fresh && !facts.peer_is_down => {
+            Move::AddPeer
+        }
         Stream::CaughtUp | Stream::Attached => Move::Wait,
     }
 }
@@ -130,5 +137,30 @@ mod tests {
         let dropped = record(8, Some(ME), &[ME]);
         assert_eq!(next_move(&dropped, facts(true)), Move::Wait);
         assert_eq!(next_move(&dropped, facts(false)), Move::AddPeer);
+    }
+
+    /// A stopped secondary's stream lives a moment longer than its place on record. An addition would be refused, and its note
+    /// would make a primary that is alone depend on a majority.
+    #[test]
+    fn regression_a_stopped_peer_is_not_added() {
+        let mut stopped = record(8, Some(ME), &[ME]);
+        stopped.wanted.insert(PEER, Wanted::Stopped);
+        for (addition_open, expected) in [
+            (None, Move::Wait),
+            (Some(7), Move::Wait),
+            (Some(8), Move::DropPeer),
+        ] {
+            for stream in [Stream::CaughtUp, Stream::Attached] {
+                let facts = Facts {
+                    me: ME,
+                    is_fresh: true,
+                    stream,
+                    addition_open: addition_open.map(Epoch),
+                    peer_is_down: false,
+                    may_begin_identical: false,
+                };
+                assert_eq!(next_move(&stopped, facts), expected, "{facts:?}");
+            }
+        }
     }
 }

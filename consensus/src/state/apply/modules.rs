@@ -196,12 +196,16 @@ impl ClusterState {
         let Some(record) = self.modules.get(module) else {
             return;
         };
-        let Some(primary) = record
-            .primary
-            .filter(|primary| self.may_lose_secondary(record, *primary, server))
-        else {
+        let Some(primary) = record.primary.filter(|primary| *primary != server) else {
             return;
         };
+        if !record.in_sync.contains(&server) {
+            // An addition of it that is on its way must not make the right of the only whole copy hang on a lease (R6).
+            return self.end_proposals(module);
+        }
+        if !self.may_lose_secondary(record, primary, server) {
+            return;
+        }
         let kind = EventKind::SecondaryStopped {
             primary: self.named(primary),
             server: self.named(server),

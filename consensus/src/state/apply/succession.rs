@@ -109,7 +109,8 @@ impl ClusterState {
         self.change_roles(entry, module, change);
     }
 
-    fn end_proposals(&mut self, module: &ModuleName) {
+    /// What was proposed for the epoch before is refused from now on.
+    pub(super) fn end_proposals(&mut self, module: &ModuleName) {
         if let Some(record) = self.modules.get_mut(module) {
             record.epoch = record.epoch.next();
         }
