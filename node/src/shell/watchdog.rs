@@ -15,6 +15,7 @@ mod device;
 mod note;
 #[cfg(test)]
 mod tests;
+mod way_out;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -48,6 +49,16 @@ pub enum WatchdogError {
         #[source]
         source: io::Error,
     },
+    /// Its driver lets nobody disarm it: leaving the role in order would reset the machine.
+    #[error(
+        "the watchdog {path} cannot be disarmed ({attribute} is 1): load its driver with nowayout=0, or start sknode with --watchdog none"
+    )]
+    NoWayOut {
+        /// Which.
+        path: PathBuf,
+        /// Where the driver says so.
+        attribute: PathBuf,
+    },
     /// The note cannot be written: a reset would go unexplained.
     #[error("note that the watchdog is armed")]
     Note(#[source] io::Error),
@@ -71,7 +82,8 @@ pub struct Watchdog(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: Option<PathBuf>,
-    note: Note,
+    /// Locked by whoever arms or disarms, and before `state`: the thread that gives signs of life must not wait for a disk.
+    note: Mutex<Note>,
     state: Mutex<State>,
     changed: Condvar,
     beat_ns: AtomicU64,
@@ -97,7 +109,7 @@ impl Watchdog {
     pub fn new(path: Option<PathBuf>, state_dir: &Path) -> Watchdog {
         Watchdog(Arc::new(Inner {
             path,
-            note: Note::new(state_dir),
+            note: Mutex::new(Note::new(state_dir)),
             state: Mutex::default(),
             changed: Condvar::new(),
             beat_ns: AtomicU64::new(boot_ns()),
@@ -109,18 +121,18 @@ impl Watchdog {
     /// # Errors
     /// The note cannot be read or removed, or the device that ticks cannot be stopped.
     pub fn settle(&self) -> io::Result<Before> {
-        let Some(left) = self.0.note.read()? else {
+        let note = self.0.note.lock();
+        let Some(left) = note.read()? else {
             return Ok(Before::Quiet);
         };
         let before = if left.is_of_this_boot {
-            if let Some(path) = &self.0.path {
-                Device::open(path, TIMEOUT_S)?.disarm()?;
-            }
+            // The one that ticks, whatever this daemon was told to use.
+            Device::open(&left.device, TIMEOUT_S)?.disarm()?;
             Before::Disarmed
         } else {
             Before::Reset(left.cause)
         };
-        self.0.note.remove()?;
+        note.remove()?;
         Ok(before)
     }
 
@@ -132,38 +144,44 @@ impl Watchdog {
         let Some(path) = self.0.path.as_ref().filter(|path| path.exists()) else {
             return Ok(false);
         };
+        let note = self.0.note.lock();
+        let cause = {
+            let mut state = self.0.state.lock();
+            state.holders.insert(holder.to_owned());
+            (!state.is_biting).then(|| state.cause())
+        };
+        let armed = self.arm(path, &note, cause.as_deref());
         let mut state = self.0.state.lock();
-        state.holders.insert(holder.to_owned());
-        let armed = self.arm(path, &mut state);
         if armed.is_err() && state.armed.is_none() {
             state.holders.remove(holder);
         }
         armed.map(|()| true)
     }
 
-    fn arm(&self, path: &Path, state: &mut State) -> Result<(), WatchdogError> {
-        let holders: Vec<&str> = state.holders.iter().map(String::as_str).collect();
-        let cause = format!(
-            "this server was primary of {} and its daemon gave no sign of life any more, or its power failed",
-            holders.join(", ")
-        );
-        if !state.is_biting {
-            self.0.note.write(&cause).map_err(WatchdogError::Note)?;
+    fn arm(&self, path: &Path, note: &Note, cause: Option<&str>) -> Result<(), WatchdogError> {
+        if let Some(cause) = cause {
+            note.write(path, cause).map_err(WatchdogError::Note)?;
         }
-        if state.armed.is_some() {
+        if self.0.state.lock().armed.is_some() {
             return Ok(());
         }
-        let opened = Device::open(path, TIMEOUT_S).map_err(|source| WatchdogError::Open {
-            path: path.to_owned(),
-            source,
+        let armed = way_out::verify(path).and_then(|()| {
+            self.open(path).map_err(|source| WatchdogError::Open {
+                path: path.to_owned(),
+                source,
+            })
         });
-        let device = match opened {
-            Ok(device) => device,
-            Err(error) => {
-                self.forget_note();
-                return Err(error);
-            }
-        };
+        match armed {
+            Ok(()) => tracing::info!(device = %path.display(), "watchdog armed"),
+            Err(_) => forget(note),
+        }
+        armed
+    }
+
+    /// Opens, and thereby arms, the device, and starts the thread that gives signs of life.
+    fn open(&self, path: &Path) -> io::Result<()> {
+        let device = Device::open(path, TIMEOUT_S)?;
+        let mut state = self.0.state.lock();
         state.times_armed += 1;
         let (inner, time) = (Arc::clone(&self.0), state.times_armed);
         let petting = std::thread::Builder::new()
@@ -171,23 +189,19 @@ impl Watchdog {
             .spawn(move || inner.pet_while_armed(time));
         match petting {
             Ok(_) => {
-                tracing::info!(device = %path.display(), "watchdog armed");
                 state.armed = Some(Armed { device, time });
                 Ok(())
             }
             Err(source) => {
-                let stopped = device.disarm();
-                self.forget_note();
-                Err(WatchdogError::Open {
-                    path: path.to_owned(),
-                    source: stopped.err().unwrap_or(source),
-                })
+                device.disarm()?;
+                Err(source)
             }
         }
     }
 
     /// `holder` does not act as primary any more, and that is sure: disarms the device after the last. Not when it bites.
     pub fn release(&self, holder: &str) {
+        let note = self.0.note.lock();
         let mut state = self.0.state.lock();
         state.holders.remove(holder);
         if !state.holders.is_empty() || state.is_biting {
@@ -196,12 +210,13 @@ impl Watchdog {
         let Some(armed) = state.armed.take() else {
             return;
         };
+        drop(state);
         self.0.changed.notify_all();
-        // Still locked: whoever arms it next must find it disarmed.
+        // The note is still locked: whoever arms it next must find it disarmed.
         match armed.device.disarm() {
             Ok(()) => {
                 tracing::info!("watchdog disarmed");
-                self.forget_note();
+                forget(&note);
             }
             Err(error) => {
                 tracing::error!(%error, "the watchdog cannot be disarmed: this machine will be reset")
@@ -209,20 +224,20 @@ impl Watchdog {
         }
     }
 
-    fn forget_note(&self) {
-        if let Err(error) = self.0.note.remove() {
-            tracing::warn!(%error, "the note of the watchdog stays");
-        }
-    }
-
     /// Nothing softer has helped: lets the machine be reset. False when there is no armed device to do it.
     pub fn bite(&self, cause: &str) -> bool {
-        let mut state = self.0.state.lock();
-        if state.armed.is_none() {
+        let Some(path) = &self.0.path else {
             return false;
+        };
+        {
+            let mut state = self.0.state.lock();
+            if state.armed.is_none() {
+                return false;
+            }
+            // First: a disk that hangs must not put off the reset.
+            state.is_biting = true;
         }
-        state.is_biting = true;
-        if let Err(error) = self.0.note.write(cause) {
+        if let Err(error) = self.0.note.lock().write(path, cause) {
             tracing::error!(%error, "the cause of the reset is not noted");
         }
         true
@@ -240,6 +255,22 @@ impl Watchdog {
             every.tick().await;
             self.beat();
         }
+    }
+}
+
+impl State {
+    fn cause(&self) -> String {
+        let holders: Vec<&str> = self.holders.iter().map(String::as_str).collect();
+        format!(
+            "this server was primary of {} and its daemon gave no sign of life any more, or its power failed",
+            holders.join(", ")
+        )
+    }
+}
+
+fn forget(note: &Note) {
+    if let Err(error) = note.remove() {
+        tracing::warn!(%error, "the note of the watchdog stays");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The note "the watchdog is armed, and why", with the boot it was armed in.
+//! The note "the watchdog is armed, and why": the boot it was armed in, the device, the cause, a line each.
 
 use std::fs;
 use std::io;
@@ -19,6 +19,8 @@ pub(super) struct Note {
 pub(super) struct Left {
     /// The machine has not started anew since.
     pub(super) is_of_this_boot: bool,
+    /// What was armed.
+    pub(super) device: PathBuf,
     /// Why a reset was to be expected.
     pub(super) cause: String,
 }
@@ -31,9 +33,10 @@ impl Note {
     }
 
     /// Durable on return.
-    pub(super) fn write(&self, cause: &str) -> io::Result<()> {
-        let boot = fs::read_to_string(BOOT_ID)?;
-        replace_durably(&self.path, format!("{}\n{cause}\n", boot.trim()).as_bytes())
+    pub(super) fn write(&self, device: &Path, cause: &str) -> io::Result<()> {
+        let (boot, device) = (fs::read_to_string(BOOT_ID)?, device.display());
+        let text = format!("{}\n{device}\n{cause}\n", boot.trim());
+        replace_durably(&self.path, text.as_bytes())
     }
 
     pub(super) fn read(&self) -> io::Result<Option<Left>> {
@@ -42,10 +45,12 @@ impl Note {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (boot, cause) = text.split_once('\n').unwrap_or((&text, ""));
+        let (boot, rest) = text.split_once('\n').unwrap_or((&text, ""));
+        let (device, cause) = rest.split_once('\n').unwrap_or((rest, ""));
         let now = fs::read_to_string(BOOT_ID)?;
         Ok(Some(Left {
             is_of_this_boot: boot.trim() == now.trim(),
+            device: PathBuf::from(device),
             cause: cause.trim().to_owned(),
         }))
     }

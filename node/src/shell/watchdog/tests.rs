@@ -128,7 +128,7 @@ fn bitten_it_falls_silent_and_cannot_be_called_off() {
     assert!(watchdog.hold("other").unwrap());
     std::thread::sleep(PET_EVERY * 2);
     assert_eq!(fixture.written(), "");
-    let left = watchdog.0.note.read().unwrap().unwrap();
+    let left = watchdog.0.note.lock().read().unwrap().unwrap();
     assert_eq!(
         left.cause,
         "processes of pg survive and its mount cannot be aborted"
@@ -147,10 +147,48 @@ fn what_a_killed_daemon_armed_is_disarmed_and_a_reset_is_explained() {
     assert!(fixture.written().contains('V'));
     // The same after a boot: nothing ticks any more, and the cause is told.
     let note = fixture.dir.path().join("watchdog-armed");
-    std::fs::write(&note, "another boot\nthis server was primary of pg\n").unwrap();
+    std::fs::write(
+        &note,
+        "another boot\n/dev/watchdog\nthis server was primary of pg\n",
+    )
+    .unwrap();
     let told = fixture.watchdog().settle().unwrap();
     assert_eq!(told, Before::Reset("this server was primary of pg".into()));
     assert_eq!(fixture.watchdog().settle().unwrap(), Before::Quiet);
+}
+
+#[test]
+fn regression_the_device_that_ticks_is_disarmed_whatever_is_named_now() {
+    for named in [None, Some("another device")] {
+        let mut fixture = Fixture::new();
+        let killed = fixture.watchdog();
+        assert!(killed.hold("pg").unwrap());
+        std::mem::forget(killed);
+        fixture.written();
+        let named = named.map(|name| fixture.dir.path().join(name));
+        let next = Watchdog::new(named, fixture.dir.path());
+        assert_eq!(next.settle().unwrap(), Before::Disarmed);
+        assert!(fixture.written().contains('V'));
+    }
+}
+
+/// Goal: signs of life go on while the note cannot be written. Method: whoever writes it holds it.
+#[test]
+fn regression_a_disk_that_hangs_resets_nobody() {
+    let mut fixture = Fixture::new();
+    let watchdog = fixture.watchdog();
+    assert!(watchdog.hold("a").unwrap());
+    let hanging = watchdog.0.note.lock();
+    let other = {
+        let watchdog = watchdog.clone();
+        std::thread::spawn(move || watchdog.hold("b"))
+    };
+    fixture.written();
+    fixture.wait_for_life();
+    drop(hanging);
+    assert!(other.join().unwrap().unwrap());
+    watchdog.release("a");
+    watchdog.release("b");
 }
 
 /// Goal: the real interface. Method: arm and disarm at once; a machine must survive its tests, so only where asked for.
