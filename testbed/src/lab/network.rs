@@ -8,6 +8,7 @@ use super::namespaces::NetworkHandle;
 use super::topology::{address_v4, address_v6};
 use anyhow::{Context as _, bail};
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,13 @@ table bridge lab {
   chain path { type filter hook forward priority 0; policy accept; iifname . oifname @cuts drop; }
 }
 ";
+
+/// Each network namespace has its own.
+const BRIDGE_HOOKS: [&str; 3] = [
+    "/proc/sys/net/bridge/bridge-nf-call-iptables",
+    "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+    "/proc/sys/net/bridge/bridge-nf-call-arptables",
+];
 
 /// Who is not heard by whom.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +61,22 @@ impl Network {
         }
         network.ip(&script)?;
         network.nft(FILTER)?;
+        network.pass_ip_tables_by()?;
         Ok(network)
+    }
+
+    /// A switch looks at no IP header: `br_netfilter`, where the machine has loaded it, would take every frame through IP tables.
+    fn pass_ip_tables_by(&self) -> anyhow::Result<()> {
+        self.switch.within(|| {
+            for hook in BRIDGE_HOOKS
+                .map(Path::new)
+                .iter()
+                .filter(|hook| hook.exists())
+            {
+                std::fs::write(hook, "0").with_context(|| format!("write {}", hook.display()))?;
+            }
+            Ok(())
+        })
     }
 
     /// Plugs a node into LANs: cable, addresses, link up.
