@@ -24,6 +24,9 @@ use crate::Epoch;
 pub const TICK: Duration = Duration::from_millis(100);
 /// Data that the peer's kernel does not acknowledge for so long ends the connection, should nobody close it earlier.
 const TCP_USER_TIMEOUT_MS: u32 = 30_000;
+/// Does not pace. One that does (`bbr`, the default of some machines) sends a large write by a timer: 128 KiB writes were
+/// 20 % slower and cost 15 % more processor time (measured).
+const CONGESTION_CONTROL: &str = "cubic";
 /// Bytes taken from the socket in one read.
 const READ_BYTES: usize = 256 << 10;
 /// Bytes sealed before they are written to the socket: the peer opens one piece while the next is sealed (measured: 128 KiB
@@ -392,6 +395,8 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_read_timeout(Some(TICK))?;
     socket.set_write_timeout(None)?;
     rustix::net::sockopt::set_tcp_user_timeout(socket, TCP_USER_TIMEOUT_MS)?;
+    // A kernel without it keeps its own.
+    let _ = rustix::net::sockopt::set_tcp_congestion(socket, CONGESTION_CONTROL);
     Ok(())
 }
 
