@@ -21,13 +21,15 @@ const SYSTEM_DIRECTORIES: &[&str] = &[
     "/var/lib",
 ];
 
+const RECEIPT: &str = "receipt alone answers no write yet; it is answered once both servers have applied it, as with none";
+
 /// When a write is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AckMode {
     /// Both servers have applied it, and synced it where the application asked for that (`async="none"`).
     Disk,
-    /// The secondary has received it (`async="second"`).
+    /// The secondary has received it: roles know of it (R16), the stream does not yet, so no configuration asks for it.
     Receipt,
 }
 
@@ -129,10 +131,11 @@ impl Replication {
             .collect();
         reading.attributes(element, &known)?;
         reading.children(element, &["replicated", "flow"], &[])?;
-        let ack = match reading.value(element, "async")? {
-            Some(value) if value.word(&["none", "second"])? == "second" => AckMode::Receipt,
-            Some(_) | None => AckMode::Disk,
-        };
+        if let Some(value) = reading.value(element, "async")?
+            && value.word(&["none", "second"])? == "second"
+        {
+            reading.without_effect(element, "async", RECEIPT);
+        }
         read_others(element, reading)?;
         for flow in reading.all(element, "flow") {
             reading.attributes(flow, &["name"])?;
@@ -144,7 +147,7 @@ impl Replication {
         }
         Ok(Replication {
             directories: read_directories(element, reading)?,
-            ack,
+            ack: AckMode::Disk,
         })
     }
 }

@@ -113,7 +113,7 @@ impl Report {
         if self.waits_for_majority {
             let why = match record.peer_of(me) {
                 Some(peer) if self.addition_open => format!(
-                    "{} may have been made an up-to-date copy just before this server went down",
+                    "{} may have been made an up-to-date copy just before this server lost the majority",
                     name(peer)
                 ),
                 Some(_) | None => "the other copy may lead by now".to_owned(),
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!((state, quality), (ModuleState::Wait, Quality::NotReady));
         assert_eq!(
             detail,
-            "waits for a majority of the voters: s2 may have been made an up-to-date copy just before this server went down"
+            "waits for a majority of the voters: s2 may have been made an up-to-date copy just before this server lost the majority"
         );
         let both = record(7, Some(ME), &[ME, PEER]);
         let waits = Report {

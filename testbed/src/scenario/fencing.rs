@@ -1,4 +1,4 @@
-//! The ladder of fencing, each rung with the softer ones broken on purpose (R8).
+//! The upper rungs of fencing, with the softer ones broken on purpose (R8).
 //!
 //! What is tested elsewhere: the gate and the abort of the mount (`fs-mirror`), the finite lifetime of an address that is not
 //! removed (`node`: `address_lives_while_renewed_and_expires_when_renewals_stop`; on the wire: `primary_daemon_frozen`).
