@@ -233,7 +233,7 @@ pub const ALL: &[Scenario] = &[
         round: alone::addition_open_over_restart,
     },
     Scenario {
-        name: "force",
+        name: "force_on_the_wrong_side",
         about: "an operator forces a copy that lacks writes, with every misuse; what the other copy had is set aside",
         start: Start::Formed,
         bounds: &[],

@@ -107,8 +107,8 @@ fn addition_open_over_restart() {
 }
 
 #[test]
-fn force() {
-    one_round("force");
+fn force_on_the_wrong_side() {
+    one_round("force_on_the_wrong_side");
 }
 
 #[test]
