@@ -399,6 +399,10 @@ impl Daemon {
         Ok(match self.watchdog.settle()? {
             Before::Quiet => "daemon started".to_owned(),
             Before::Disarmed => "daemon started; the one before ended without a word".to_owned(),
+            Before::Ticking => {
+                "daemon started; the one before ended without a word, and its watchdog cannot be disarmed"
+                    .to_owned()
+            }
             Before::Reset(cause) => {
                 tracing::warn!("this server was started anew: {cause}");
                 format!("daemon started; this server was started anew: {cause}")

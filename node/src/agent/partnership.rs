@@ -123,7 +123,7 @@ impl Partnership {
                         continue;
                     }
                     Move::DropPeer => {
-                        self.drop_peer(&record, peer).await;
+                        self.drop_peer(&record, peer, session.stream()).await;
                         continue;
                     }
                     Move::AddPeer => {
@@ -293,15 +293,20 @@ impl Partnership {
 
     /// R4: until this is applied, waiting writes stay unacknowledged. Repeated until some record newer than this one
     /// is applied; Raft orders it against the peer's promotion.
-    async fn drop_peer(&self, record: &MirrorRecord, peer: ServerId) {
+    async fn drop_peer(&self, record: &MirrorRecord, peer: ServerId, stream: Stream) {
+        let evidence = match stream {
+            Stream::Down => "the stream to the secondary is down",
+            Stream::Attached | Stream::CaughtUp => {
+                "the addition of the secondary is taken back: it is stopped, or counts as down"
+            }
+        };
         let command = Command::DropSecondary {
             module: self.module.clone(),
             epoch: record.epoch,
             primary: self.member.id(),
             server: peer,
         };
-        self.propose(command, "the stream to the secondary is down")
-            .await;
+        self.propose(command, evidence).await;
         self.wait_for_news(record).await;
     }
 

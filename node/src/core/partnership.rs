@@ -57,8 +57,10 @@ pub fn next_move(record: &MirrorRecord, facts: Facts) -> Move {
         Stream::Down if identical => Move::Attach { identical },
         Stream::Down if is_named || may_have_been_added => Move::DropPeer,
         Stream::Down => Move::Attach { identical: false },
-        // Stopped there meanwhile: as long as a refused addition is open, the right of a primary that is alone hangs on a lease.
-        Stream::CaughtUp | Stream::Attached if may_have_been_added && !is_named && !is_wanted => {
+        // Refused, or soon to be: as long as such an addition is open, the right of a primary that is alone hangs on a lease.
+        Stream::CaughtUp | Stream::Attached
+            if may_have_been_added && !is_named && (!is_wanted || facts.peer_is_down) =>
+        {
             Move::DropPeer
         }
         // The same for a run that is not known and has no lease: proposing earlier would end its service.
@@ -137,6 +139,12 @@ mod tests {
         let dropped = record(8, Some(ME), &[ME]);
         assert_eq!(next_move(&dropped, facts(true)), Move::Wait);
         assert_eq!(next_move(&dropped, facts(false)), Move::AddPeer);
+        let refused = |peer_is_down| Facts {
+            addition_open: Some(dropped.epoch),
+            ..facts(peer_is_down)
+        };
+        assert_eq!(next_move(&dropped, refused(true)), Move::DropPeer);
+        assert_eq!(next_move(&dropped, refused(false)), Move::AddPeer);
     }
 
     /// A stopped secondary's stream lives a moment longer than its place on record. An addition would be refused, and its note

@@ -25,9 +25,7 @@ impl Daemon {
         let mut attempts = 0;
         loop {
             let error = match Arc::clone(&self).run().await {
-                Err(error) if self.is_one_of_many.load(Ordering::SeqCst) && can_pass(&error) => {
-                    error
-                }
+                Err(error) if self.may_try_again() && can_pass(&error) => error,
                 ended => return ended,
             };
             let (root, pause) = (
@@ -47,6 +45,11 @@ impl Daemon {
             }
             tracing::info!(%root, attempts, "tries again to serve this cluster");
         }
+    }
+
+    /// Others live in the same process, and nobody has asked this one to stop.
+    fn may_try_again(&self) -> bool {
+        self.is_one_of_many.load(Ordering::SeqCst) && !*self.stopping.borrow()
     }
 }
 

@@ -222,10 +222,22 @@ pub(super) async fn leave(
             lines: vec![line],
             epoch: 0,
         }
+    } else if request.dry_run {
+        change(&member, asked, true).await?
     } else {
-        daemon.set_asked_to_leave(!request.dry_run);
-        let changed = change(&member, asked, request.dry_run).await;
-        changed.inspect_err(|_| daemon.set_asked_to_leave(false))?
+        daemon.set_asked_to_leave(true);
+        match change(&member, asked, false).await {
+            Ok(reply) => reply,
+            // The others' word that it is a member no more came before the answer.
+            Err(_) if daemon.unfit().is_some() => ChangeReply {
+                lines: vec![format!("{name} is a member of cluster {cluster} no more")],
+                epoch: 0,
+            },
+            Err(status) => {
+                daemon.set_asked_to_leave(false);
+                return Err(status);
+            }
+        }
     };
     reply.lines.push(SET_ASIDE.to_owned());
     if request.dry_run {

@@ -71,6 +71,8 @@ pub enum Before {
     Quiet,
     /// The daemon ended without disarming it, and the machine has not been reset: it was disarmed now.
     Disarmed,
+    /// The same, and it cannot be disarmed now: it still ticks, or somebody else has it.
+    Ticking,
     /// The machine started anew while it was armed; why, for people.
     Reset(String),
 }
@@ -119,7 +121,7 @@ impl Watchdog {
     /// Reads what an earlier run left behind, once nothing of that run lives any more. Call before the first `hold`.
     ///
     /// # Errors
-    /// The note cannot be read or removed, or the device that ticks cannot be stopped.
+    /// The note cannot be read or removed.
     pub fn settle(&self) -> io::Result<Before> {
         let note = self.0.note.lock();
         let Some(left) = note.read()? else {
@@ -127,7 +129,10 @@ impl Watchdog {
         };
         let before = if left.is_of_this_boot {
             // The one that ticks, whatever this daemon was told to use.
-            Device::open(&left.device, TIMEOUT_S)?.disarm()?;
+            if let Err(error) = Device::open(&left.device, TIMEOUT_S).and_then(Device::disarm) {
+                tracing::error!(device = %left.device.display(), %error, "the watchdog cannot be disarmed: it still ticks, or somebody else has it");
+                return Ok(Before::Ticking);
+            }
             Before::Disarmed
         } else {
             Before::Reset(left.cause)

@@ -102,7 +102,14 @@ impl ClusterState {
         let first_start_again = has_moved && changed.in_sync.len() > 1;
         if has_moved {
             changed.diverged.clear();
-            changed.unfilled.clear();
+            // Beside a whole copy that leads, the other server's new directories hold a copy of nothing yet.
+            let others = changed
+                .hosts()
+                .filter(|host| !changed.in_sync.contains(host));
+            changed.unfilled = match changed.in_sync.len() {
+                1 => others.collect(),
+                _ => BTreeSet::new(),
+            };
         }
         if first_start_again {
             changed.in_sync.clear();
