@@ -354,13 +354,16 @@ async fn a_store_restored_from_an_old_copy_is_refused() {
     let copy = tempfile::tempdir().unwrap();
     copy_files(cluster.store_of(2), copy.path());
     cluster.power_back(2).await;
-    let token = [61; 32];
-    let create = Command::CreateToken {
-        token,
-        witness: false,
-        expires_at_unix_s: u64::MAX,
-    };
-    cluster.propose(2, create).await;
+    // What counts is the length of the log, and the copy may end in entries that were never committed: make it surely longer.
+    for number in 61..=68 {
+        let create = Command::CreateToken {
+            token: [number; 32],
+            witness: false,
+            expires_at_unix_s: u64::MAX,
+        };
+        cluster.propose(2, create).await;
+    }
+    let token = [68; 32];
     eventually("server 2 has it, and says so", || {
         let applied = cluster.node(2).on().status().applied_index;
         cluster.node(2).state().tokens.contains_key(&token)

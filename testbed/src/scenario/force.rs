@@ -307,7 +307,9 @@ fn wrong_side_and_back(arena: &mut Arena, s1: &str, s2: &str) -> anyhow::Result<
     wait_state(arena, s2, ModuleState::Alone)?;
     write(arena, s2, "changed", "only s2 has this")?;
     forced(arena.cluster(), s1, epoch_of(arena, s1)?, "the wrong side")?;
-    wait_state(arena, s1, ModuleState::Alone)?;
+    // Alone for as long as it takes to bring s2 up to date, which may be no time at all.
+    let leading = [ModuleState::Alone, ModuleState::Prim];
+    arena.cluster().wait_state(s1, &leading, SOON)?;
     let leads = arena.primary()?;
     ensure!(leads == s1, "{leads} leads after the force of {s1}");
     // It was brought up to date from the wrong side, and its own version is kept.
