@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
@@ -23,6 +22,7 @@ use crate::admission::Admission;
 use crate::heard::Heard;
 use crate::liveness::Timing;
 use crate::liveness_shell::{Beats, HeartbeatService, Lease, Liveness, LivenessThread, declare};
+use crate::position::LogPosition;
 use crate::proto::heartbeats_server::HeartbeatsServer;
 use crate::proto::proposals_server::ProposalsServer;
 use crate::proto::raft_server::RaftServer;
@@ -65,8 +65,8 @@ pub struct Options {
     pub known: BTreeMap<ServerId, Vec<SocketAddr>>,
     /// The lease time `L` of the cluster in milliseconds.
     pub lease_ms: u64,
-    /// How much of the log other members remember this one to have held ([`Consensus::remembered`]); 0 when nobody does.
-    pub remembered: u64,
+    /// How much of the log other members remember this one to have held ([`Consensus::remembered`]); nothing when nobody does.
+    pub remembered: LogPosition,
     /// It may take part at once. Otherwise it neither votes nor appends nor grants leases before [`Consensus::admit`].
     pub is_admitted: bool,
 }
@@ -82,14 +82,14 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// The store is older than what this member has acknowledged: it was restored from a copy.
     #[error(
-        "the log ends at entry {found}, but this member held it up to entry {remembered}: its state directory was \
+        "the log ends at {found}, but this member held it up to {remembered}: its state directory was \
          restored from an old copy, and a voter that forgot what it acknowledged must not vote again"
     )]
     Restored {
         /// Where the log ends.
-        found: u64,
+        found: LogPosition,
         /// What others remember.
-        remembered: u64,
+        remembered: LogPosition,
     },
     /// The log cannot be read.
     #[error("read raft log")]
@@ -159,7 +159,7 @@ struct Inner {
     lease: Lease,
     heard: Arc<Heard>,
     admission: Arc<Admission>,
-    durable: Arc<AtomicU64>,
+    durable: Arc<Mutex<LogPosition>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -211,7 +211,7 @@ impl Consensus {
         let flusher = Flusher::start().map_err(StartError::Thread)?;
         let log = RaftLog::new(&store, flusher.clone()).map_err(StartError::Log)?;
         let durable = log.durable();
-        let found = durable.load(Ordering::Acquire);
+        let found = *durable.lock();
         if found < remembered {
             return Err(StartError::Restored { found, remembered });
         }
@@ -361,12 +361,13 @@ impl Consensus {
     }
 
     /// How much of the log this member holds for ever.
-    pub fn held(&self) -> u64 {
-        self.inner.durable.load(Ordering::Acquire)
+    pub fn held(&self) -> LogPosition {
+        *self.inner.durable.lock()
     }
 
-    /// How much of the log `server` said it holds, in any of its runs since this member started; 0 when it was not heard.
-    pub fn remembered(&self, server: ServerId) -> u64 {
+    /// How much of the log `server` said it holds, in any of its runs since this member started; nothing when it was not
+    /// heard.
+    pub fn remembered(&self, server: ServerId) -> LogPosition {
         self.inner.heard.durable(server)
     }
 
@@ -425,7 +426,7 @@ impl Consensus {
         Status {
             leader: metrics.current_leader.map(ServerId),
             term: metrics.current_term,
-            applied_index: applied.index,
+            applied_index: applied.position.index,
             last_quorum_age: metrics.last_quorum_acked.map(|at| at.elapsed()),
             voters: voters(metrics.committed_membership_config.get_joint_config()),
             configurations: metrics

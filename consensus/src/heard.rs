@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::liveness::BootTime;
+use crate::position::LogPosition;
 use crate::state::ServerId;
 
 /// Last signs of life: heartbeats received and heartbeats answered, and whom the others say they hear.
@@ -15,7 +16,7 @@ pub(crate) struct Heard {
     last: Mutex<BTreeMap<(ServerId, usize), BootTime>>,
     reports: Mutex<BTreeMap<ServerId, BTreeSet<ServerId>>>,
     /// How much of the log each member said it holds for ever, whatever its run.
-    durable: Mutex<BTreeMap<ServerId, u64>>,
+    durable: Mutex<BTreeMap<ServerId, LogPosition>>,
     /// Who says that this member was removed from the cluster.
     removers: watch::Sender<BTreeSet<ServerId>>,
     fresh: Duration,
@@ -43,16 +44,20 @@ impl Heard {
             .send_if_modified(|removers| removers.insert(server))
     }
 
-    /// `server` says that it holds the log up to `index` for ever.
-    pub(crate) fn note_durable(&self, server: ServerId, index: u64) {
+    /// `server` says that it holds the log up to `end` for ever.
+    pub(crate) fn note_durable(&self, server: ServerId, end: LogPosition) {
         let mut durable = self.durable.lock();
-        let highest = durable.entry(server).or_default();
-        *highest = index.max(*highest);
+        let latest = durable.entry(server).or_default();
+        *latest = end.max(*latest);
     }
 
-    /// How much of the log `server` said it holds; 0 when it has not been heard since this start.
-    pub(crate) fn durable(&self, server: ServerId) -> u64 {
-        self.durable.lock().get(&server).copied().unwrap_or(0)
+    /// How much of the log `server` said it holds; nothing when it has not been heard since this start.
+    pub(crate) fn durable(&self, server: ServerId) -> LogPosition {
+        self.durable
+            .lock()
+            .get(&server)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Who says that this member was removed.

@@ -113,8 +113,8 @@ impl Liveness {
 impl Cores {
     fn catch_up(&mut self, applied: &watch::Receiver<Applied>) {
         let applied = applied.borrow();
-        if self.told != Some(applied.index) {
-            self.told = Some(applied.index);
+        if self.told != Some(applied.position.index) {
+            self.told = Some(applied.position.index);
             self.watcher.on_applied(&applied.state, clock::now());
         }
     }

@@ -181,6 +181,7 @@ fn heartbeat() -> proto::Heartbeat {
         applied: 41,
         hears: vec![1, 2],
         durable: 40,
+        durable_term: 2,
     }
 }
 

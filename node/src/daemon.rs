@@ -316,7 +316,7 @@ impl Daemon {
                 .map(|known| (ServerId(known.id), known.addresses.clone()))
                 .collect(),
             lease_ms: identity.lease_ms,
-            remembered: memories.log_index,
+            remembered: memories.log,
             // Who has never taken part has nothing to forget.
             is_admitted: is_new,
         })

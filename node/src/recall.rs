@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use api::peer::v1::RecallRequest;
 use api::peer::v1::peer_client::PeerClient;
+use consensus::LogPosition;
 use consensus::state::{Incarnation, ServerId};
 use futures_util::future::join_all;
 use tonic::Code;
@@ -27,7 +28,7 @@ pub(crate) struct Memories {
     /// The newest run of its daemon that is committed.
     pub(crate) incarnation: Incarnation,
     /// How far its log reached.
-    pub(crate) log_index: u64,
+    pub(crate) log: LogPosition,
     /// It was removed from the cluster for good.
     pub(crate) is_removed: bool,
 }
@@ -57,7 +58,7 @@ impl Memories {
     fn and(self, other: Memories) -> Memories {
         Memories {
             incarnation: self.incarnation.max(other.incarnation),
-            log_index: self.log_index.max(other.log_index),
+            log: self.log.max(other.log),
             is_removed: self.is_removed || other.is_removed,
         }
     }
@@ -89,7 +90,10 @@ async fn ask(
             let reply = reply.into_inner();
             Some(Memories {
                 incarnation: Incarnation(reply.incarnation),
-                log_index: reply.log_index,
+                log: LogPosition {
+                    term: reply.log_term,
+                    index: reply.log_index,
+                },
                 is_removed: false,
             })
         }

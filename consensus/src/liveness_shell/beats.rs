@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -17,6 +17,7 @@ use super::Liveness;
 use crate::clock;
 use crate::heard::Heard;
 use crate::liveness::{BootTime, Timing};
+use crate::position::LogPosition;
 use crate::proto::heartbeats_client::HeartbeatsClient;
 use crate::proto::{Heartbeat, HeartbeatAnswer};
 use crate::raft::dial::{ConnectError, Dialer, connect};
@@ -34,7 +35,7 @@ struct Beat {
     sent: BootTime,
     applied: u64,
     hears: Vec<u64>,
-    durable: u64,
+    durable: LogPosition,
 }
 
 /// Sends the heartbeats of one server.
@@ -44,8 +45,8 @@ pub(crate) struct Beats {
     pub(crate) timing: Timing,
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) applied: watch::Receiver<Applied>,
-    /// Index up to which the log is on the disk.
-    pub(crate) durable: Arc<AtomicU64>,
+    /// Where the log that is on the disk ends.
+    pub(crate) durable: Arc<Mutex<LogPosition>>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) liveness: Arc<Liveness>,
 }
@@ -79,7 +80,7 @@ impl Beats {
     fn beat(&self) -> Beat {
         let (voters, applied) = {
             let applied = self.applied.borrow();
-            (applied.state.voters(), applied.index)
+            (applied.state.voters(), applied.position)
         };
         let hears = voters
             .into_iter()
@@ -88,9 +89,9 @@ impl Beats {
             .collect();
         Beat {
             sent: clock::now(),
-            applied,
+            applied: applied.index,
             hears,
-            durable: applied.min(self.durable.load(Ordering::Acquire)),
+            durable: applied.earlier(*self.durable.lock()),
         }
     }
 
@@ -254,7 +255,8 @@ impl Link {
             sent_at: beat.sent.0,
             applied: beat.applied,
             hears: beat.hears.clone(),
-            durable: beat.durable,
+            durable: beat.durable.index,
+            durable_term: beat.durable.term,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::Liveness;
 use crate::admission::Admission;
 use crate::heard::Heard;
 use crate::liveness::{self, BootTime};
+use crate::position::LogPosition;
 use crate::proto::heartbeats_server::Heartbeats;
 use crate::proto::{Heartbeat, HeartbeatAnswer};
 use crate::raft::guard::{Guard, Peer};
@@ -36,7 +37,11 @@ impl HeartbeatService {
         }
         let hears: BTreeSet<ServerId> = message.hears.iter().map(|id| ServerId(*id)).collect();
         self.heard.note_report(from, hears);
-        self.heard.note_durable(from, message.durable);
+        let durable = LogPosition {
+            term: message.durable_term,
+            index: message.durable,
+        };
+        self.heard.note_durable(from, durable);
         let verdict = self.liveness.on_heartbeat(&liveness::Heartbeat {
             from,
             incarnation: Incarnation(message.incarnation),

@@ -110,7 +110,10 @@ mod tests {
             members,
             ..ClusterState::default()
         });
-        let (_sender, applied) = watch::channel(Applied { index: 1, state });
+        let (_sender, applied) = watch::channel(Applied {
+            position: crate::LogPosition { term: 1, index: 1 },
+            state,
+        });
         let guard = Guard {
             me: ServerId(1),
             applied,

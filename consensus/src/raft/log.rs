@@ -7,17 +7,18 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Batch, Store, Tree};
 
 use super::codec::{decode, delete_chunks, encode, get_chunks, put_chunks};
 use super::flusher::Flusher;
-use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::types::{Entry, LogId, TypeConfig, Vote, position_of};
+use crate::position::LogPosition;
 
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
@@ -31,7 +32,7 @@ pub(crate) struct RaftLog {
     entries: Tree,
     marks: Tree,
     flusher: Flusher,
-    durable: Arc<AtomicU64>,
+    durable: Arc<Mutex<LogPosition>>,
 }
 
 impl RaftLog {
@@ -45,13 +46,12 @@ impl RaftLog {
             flusher,
             durable: Arc::default(),
         };
-        let last = log.last_log_id()?.map_or(0, |log_id| log_id.index);
-        log.durable.store(last, Ordering::Release);
+        *log.durable.lock() = position_of(log.last_log_id()?);
         Ok(log)
     }
 
-    /// Index up to which entries are on the disk. Those that are also applied are there for ever.
-    pub(crate) fn durable(&self) -> Arc<AtomicU64> {
+    /// Where the entries that are on the disk end. Those that are also applied are there for ever.
+    pub(crate) fn durable(&self) -> Arc<Mutex<LogPosition>> {
         self.durable.clone()
     }
 
@@ -128,6 +128,12 @@ impl RaftLog {
     }
 }
 
+/// Flushes may be told of in another order than they were made in.
+fn advance(durable: &Mutex<LogPosition>, to: LogPosition) {
+    let mut durable = durable.lock();
+    *durable = to.max(*durable);
+}
+
 fn index_of(key: &[u8]) -> io::Result<u64> {
     let bytes = key.first_chunk::<INDEX_BYTES>();
     let bytes =
@@ -201,9 +207,9 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         I::IntoIter: OptionalSend,
     {
         let mut batch = Batch::new();
-        let mut last = 0;
+        let mut last = LogPosition::default();
         for entry in entries {
-            last = entry.log_id.index;
+            last = position_of(Some(entry.log_id));
             let bytes = encode(&entry).map_err(io::Error::other)?;
             put_chunks(
                 &mut batch,
@@ -216,7 +222,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         let durable = self.durable.clone();
         self.flusher.submit(pending, move |outcome| {
             if outcome.is_ok() {
-                durable.fetch_max(last, Ordering::AcqRel);
+                advance(&durable, last);
             }
             callback.io_completed(outcome);
         });
@@ -231,8 +237,8 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         self.delete_entries(&mut batch, first.as_slice()..)?;
         self.commit(batch).await?;
         // The flushes before this one have said by now what they made durable.
-        let last = last_log_id.map_or(0, |log_id| log_id.index);
-        self.durable.fetch_min(last, Ordering::AcqRel);
+        let mut durable = self.durable.lock();
+        *durable = durable.earlier(position_of(last_log_id));
         Ok(())
     }
 
@@ -243,7 +249,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         self.delete_entries(&mut batch, ..end.as_slice())?;
         self.commit(batch).await?;
         // With a snapshot of others the log begins after it.
-        self.durable.fetch_max(log_id.index, Ordering::AcqRel);
+        advance(&self.durable, position_of(Some(log_id)));
         Ok(())
     }
 }

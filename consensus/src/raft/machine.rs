@@ -12,19 +12,20 @@ use tokio::sync::watch;
 use super::codec::{decode, encode};
 use super::log::SnapshotStore;
 use super::types::{
-    LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
+    LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, position_of,
 };
+use crate::position::LogPosition;
 use crate::state::{Accepted, ClusterState};
 
 /// Entries applied before the state is published and their proposers are answered. A bound on how stale a watcher can be
 /// during recovery; in service there are rarely two.
 const BATCH_ENTRIES_MAX: usize = 64;
 
-/// The state after the entry with that index, and all before it, have been applied.
+/// The state after the entry at that place, and all before it, have been applied.
 #[derive(Debug, Clone)]
 pub struct Applied {
-    /// Log index of the last applied entry; 0 before the first.
-    pub index: u64,
+    /// The last applied entry.
+    pub position: LogPosition,
     /// The state after it.
     pub state: Arc<ClusterState>,
 }
@@ -50,7 +51,7 @@ impl Machine {
     pub(crate) fn new(snapshots: SnapshotStore) -> (Machine, watch::Receiver<Applied>) {
         let state = Arc::new(ClusterState::default());
         let (published, receiver) = watch::channel(Applied {
-            index: 0,
+            position: LogPosition::default(),
             state: state.clone(),
         });
         let membership = StoredMembership::default();
@@ -82,9 +83,8 @@ impl Machine {
     }
 
     fn publish(&self) {
-        let index = self.last_applied.map_or(0, |log_id| log_id.index);
         self.published.send_replace(Applied {
-            index,
+            position: position_of(self.last_applied),
             state: self.state.clone(),
         });
     }

@@ -313,7 +313,9 @@ impl Proposer {
                 turn += 1;
                 if let Some(index) = confirmed {
                     let mut applied = self.applied.clone();
-                    let applied = applied.wait_for(|applied| applied.index >= index).await;
+                    let applied = applied
+                        .wait_for(|applied| applied.position.index >= index)
+                        .await;
                     return applied
                         .map(|applied| applied.state.clone())
                         .map_err(|_| ReadError::Stopped);

@@ -6,6 +6,7 @@ use openraft::EmptyNode;
 use openraft::impls::leader_id_std;
 use serde::{Deserialize, Serialize};
 
+use crate::position::LogPosition;
 use crate::state::{Accepted, Proposal, Rejection};
 
 openraft::declare_raft_types!(
@@ -29,6 +30,14 @@ pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>
 /// A snapshot is the encoded cluster state: small enough to be handled whole.
 pub(crate) type SnapshotData = Vec<u8>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, super::machine::Machine>;
+
+/// An entry's place, in words of our own; `None` is before the first.
+pub(crate) fn position_of(log_id: Option<LogId>) -> LogPosition {
+    log_id.map_or_else(LogPosition::default, |log_id| LogPosition {
+        term: log_id.leader_id.term,
+        index: log_id.index,
+    })
+}
 
 /// What a log entry carries.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,9 @@ use consensus::state::{
     Accepted, AckMode, ClusterInfo, ClusterState, Command, Incarnation, MemberKind, ModuleName,
     NewMember, PackageHash, Proposal, ServerId, Wanted,
 };
-use consensus::{BoxStream, Consensus, Dialer, OpenError, Options, Origin, Peer, StartError};
+use consensus::{
+    BoxStream, Consensus, Dialer, LogPosition, OpenError, Options, Origin, Peer, StartError,
+};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -406,12 +408,12 @@ impl Cluster {
     }
 
     /// What the others remember of the member's log, as the node asks them.
-    fn remembered(&self, id: u64) -> u64 {
+    fn remembered(&self, id: u64) -> LogPosition {
         let others = self.nodes().filter(|node| node.id != id);
         others
             .map(|node| node.on().remembered(ServerId(id)))
             .max()
-            .unwrap_or(0)
+            .unwrap_or_default()
     }
 
     /// Where the store of a member is.

@@ -210,7 +210,7 @@ pub(super) fn check_run(memories: Memories, next: Incarnation) -> Result<(), Sta
 /// The same for a member whose log is open: it holds what the others remember that it held.
 fn check_memories(member: &Member, memories: Memories) -> anyhow::Result<()> {
     check_run(memories, member.incarnation)?;
-    let (found, remembered) = (member.consensus.held(), memories.log_index);
+    let (found, remembered) = (member.consensus.held(), memories.log);
     if found < remembered {
         return Err(consensus::StartError::Restored { found, remembered }.into());
     }

@@ -108,6 +108,7 @@ mod tests {
     use std::path::PathBuf;
 
     use anyhow::Context as _;
+    use consensus::LogPosition;
 
     use super::super::StartError as DaemonError;
     use super::*;
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_is_unfit_stays_unfit() {
-        let (found, remembered) = (3, 7);
+        let [found, remembered] = [3, 7].map(|index| LogPosition { term: 1, index });
         for error in [
             StartError::Restored { found, remembered }.into(),
             StartError::Open(OpenError::Damaged {

@@ -235,9 +235,11 @@ impl Peer for PeerService {
             Some(_) | None => self.require_peer(&request)?,
         };
         let record = state.members.get(&peer);
+        let log = self.member.consensus.remembered(peer);
         Ok(Response::new(RecallReply {
             incarnation: record.map_or(0, |record| record.incarnation.0),
-            log_index: self.member.consensus.remembered(peer),
+            log_index: log.index,
+            log_term: log.term,
         }))
     }
 
