@@ -19,7 +19,7 @@ use crate::mount::{self, Mount, MountError, THREADS_DEFAULT, UnmountError};
 use crate::replication::change::FileId;
 use crate::replication::link::Link;
 use crate::replication::replicator::{
-    AttachError, LossCause, Replicator, ReplicatorEvent, StaleRecord, WaitError,
+    AdditionHold, AttachError, LossCause, Replicator, ReplicatorEvent, StaleRecord, WaitError,
 };
 use crate::replication::shipping::Shipping;
 use crate::replication::stats::ReplicationStats;
@@ -261,7 +261,7 @@ impl Primary {
     ///
     /// # Errors
     /// The addition must not be proposed; requests are answered as before the call.
-    pub fn hold_for_addition(&self, patience: Duration) -> Result<(), WaitError> {
+    pub fn hold_for_addition(&self, patience: Duration) -> Result<AdditionHold, WaitError> {
         let session = self.replicator.session();
         if session != 0 {
             // A peer that started anew may not be missed yet, and nothing may be on its way to it: what it acknowledged in its
@@ -269,6 +269,11 @@ impl Primary {
             self.fs.ship_barrier(session);
         }
         self.replicator.hold_for_addition(patience)
+    }
+
+    /// The addition was not proposed and will not be: requests are answered as before the hold.
+    pub fn abandon_addition(&self, hold: AdditionHold) {
+        self.replicator.abandon_addition(hold);
     }
 
     /// A record was applied in which this server still is the primary; the peer counts as in the in-sync set, or not.

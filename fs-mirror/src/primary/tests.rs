@@ -241,7 +241,7 @@ fn regression_what_a_peer_acknowledged_before_proves_nothing() {
     replicator.wait_idle(Duration::ZERO).unwrap();
     let patience = Duration::from_millis(50);
     let held = pair.primary().hold_for_addition(patience);
-    assert_eq!(held, Err(WaitError::TimedOut { waited: patience }));
+    assert_eq!(held.unwrap_err(), WaitError::TimedOut { waited: patience });
 }
 
 #[test]

@@ -55,6 +55,14 @@ pub const GREETING_MAX: Duration = Duration::from_secs(5);
 /// The same after a switchover: writers wait meanwhile, and there is another way.
 pub const GREETING_IN_SYNC_MAX: Duration = Duration::from_millis(800);
 
+/// An addition that may be proposed now. Whoever does not propose it abandons it.
+#[derive(Debug)]
+#[must_use = "requests wait for the peer until the addition is committed, refused or abandoned"]
+pub struct AdditionHold {
+    /// A hold that stood before belongs to an addition that may be on its way: it is not ours to undo.
+    is_new: bool,
+}
+
 /// Ships what the file system changes. One per primary's tenure.
 pub struct Replicator<C: Completion> {
     shared: Arc<Shared<C>>,
@@ -156,16 +164,26 @@ impl<C: Completion> Replicator<C> {
     ///
     /// # Errors
     /// The addition must not be proposed; requests are answered as before the call.
-    pub fn hold_for_addition(&self, patience: Duration) -> Result<(), WaitError> {
-        // A hold that stood before this call belongs to an addition that may be on its way: it is not ours to undo.
-        let is_ours = self.shared.state.lock().core.record() == Record::Alone;
+    pub fn hold_for_addition(&self, patience: Duration) -> Result<AdditionHold, WaitError> {
+        let hold = AdditionHold {
+            is_new: self.shared.state.lock().core.record() == Record::Alone,
+        };
         self.shared.step(Event::AdditionHeld);
         self.flush();
-        let acknowledged = self.shared.wait_acknowledged(patience);
-        if acknowledged.is_err() && is_ours {
+        match self.shared.wait_acknowledged(patience) {
+            Ok(()) => Ok(hold),
+            Err(error) => {
+                self.abandon_addition(hold);
+                Err(error)
+            }
+        }
+    }
+
+    /// The addition was not proposed and will not be: requests are answered as before the hold.
+    pub fn abandon_addition(&self, hold: AdditionHold) {
+        if hold.is_new {
             self.shared.step(Event::AdditionAbandoned);
         }
-        acknowledged
     }
 
     /// A committed record was applied in which this server still is the primary.

@@ -334,16 +334,21 @@ impl Partnership {
         let primary = Arc::clone(&self.primary);
         let held =
             tokio::task::spawn_blocking(move || primary.hold_for_addition(HOLD_PATIENCE)).await;
-        if let Err(error) = held
+        let hold = match held
             .map_err(anyhow::Error::new)
             .and_then(|held| held.map_err(anyhow::Error::new))
         {
-            tracing::warn!(module = %self.module, %error, "the secondary is not in lock-step; not proposed");
-            self.wait_for_news(record).await;
-            return false;
-        }
+            Ok(hold) => hold,
+            Err(error) => {
+                tracing::warn!(module = %self.module, %error, "the secondary is not in lock-step; not proposed");
+                self.wait_for_news(record).await;
+                return false;
+            }
+        };
         let noted = tokio::task::block_in_place(|| self.addition.open(record.epoch));
         if let Err(error) = noted {
+            // Nothing was proposed and nothing notes it: no record would ever end the waiting.
+            self.primary.abandon_addition(hold);
             tracing::error!(module = %self.module, %error, "failed to note the addition; not proposed");
             self.wait_for_news(record).await;
             return false;

@@ -79,6 +79,18 @@ mod tests {
     const ME: ServerId = ServerId(1);
     const PEER: ServerId = ServerId(2);
 
+    /// What a primary knows of a peer whose stream is like this: known itself, the peer up, no switchover before.
+    fn with_stream(stream: Stream, addition_open: Option<u64>) -> Facts {
+        Facts {
+            me: ME,
+            is_fresh: true,
+            stream,
+            addition_open: addition_open.map(Epoch),
+            peer_is_down: false,
+            may_begin_identical: false,
+        }
+    }
+
     #[test]
     fn moves_follow_record_stream_and_open_addition() {
         let alone = record(7, Some(ME), &[ME]);
@@ -102,12 +114,8 @@ mod tests {
         ];
         for (record, stream, addition_open, may_begin_identical, expected) in table {
             let facts = Facts {
-                me: ME,
-                is_fresh: true,
-                stream,
-                addition_open: addition_open.map(Epoch),
-                peer_is_down: false,
                 may_begin_identical,
+                ..with_stream(stream, addition_open)
             };
             assert_eq!(next_move(record, facts), expected, "{record:?} {facts:?}");
         }
@@ -116,35 +124,28 @@ mod tests {
     #[test]
     fn regression_no_addition_before_the_start_of_this_run_is_applied() {
         let facts = Facts {
-            me: ME,
             is_fresh: false,
-            stream: Stream::CaughtUp,
-            addition_open: None,
-            peer_is_down: false,
-            may_begin_identical: false,
+            ..with_stream(Stream::CaughtUp, None)
         };
         assert_eq!(next_move(&record(7, Some(ME), &[ME]), facts), Move::Wait);
     }
 
     #[test]
     fn regression_a_peer_dropped_while_its_stream_lives_is_added_again() {
-        let facts = |peer_is_down| Facts {
-            me: ME,
-            is_fresh: true,
-            stream: Stream::CaughtUp,
-            addition_open: None,
+        let facts = |peer_is_down, addition_open| Facts {
             peer_is_down,
-            may_begin_identical: false,
+            ..with_stream(Stream::CaughtUp, addition_open)
         };
         let dropped = record(8, Some(ME), &[ME]);
-        assert_eq!(next_move(&dropped, facts(true)), Move::Wait);
-        assert_eq!(next_move(&dropped, facts(false)), Move::AddPeer);
-        let refused = |peer_is_down| Facts {
-            addition_open: Some(dropped.epoch),
-            ..facts(peer_is_down)
-        };
-        assert_eq!(next_move(&dropped, refused(true)), Move::DropPeer);
-        assert_eq!(next_move(&dropped, refused(false)), Move::AddPeer);
+        for (peer_is_down, addition_open, expected) in [
+            (true, None, Move::Wait),
+            (false, None, Move::AddPeer),
+            (true, Some(8), Move::DropPeer),
+            (false, Some(8), Move::AddPeer),
+        ] {
+            let facts = facts(peer_is_down, addition_open);
+            assert_eq!(next_move(&dropped, facts), expected, "{facts:?}");
+        }
     }
 
     /// A stopped secondary's stream lives a moment longer than its place on record. An addition would be refused, and its note
@@ -159,14 +160,7 @@ mod tests {
             (Some(8), Move::DropPeer),
         ] {
             for stream in [Stream::CaughtUp, Stream::Attached] {
-                let facts = Facts {
-                    me: ME,
-                    is_fresh: true,
-                    stream,
-                    addition_open: addition_open.map(Epoch),
-                    peer_is_down: false,
-                    may_begin_identical: false,
-                };
+                let facts = with_stream(stream, addition_open);
                 assert_eq!(next_move(&stopped, facts), expected, "{facts:?}");
             }
         }

@@ -69,7 +69,7 @@ impl Fixture {
     fn lock_step() -> (Fixture, Peer) {
         let fixture = Fixture::new(false);
         let peer = fixture.attach(1);
-        fixture.replicator.hold_for_addition(PATIENCE).unwrap();
+        let _proposed = fixture.replicator.hold_for_addition(PATIENCE).unwrap();
         fixture.replicator.set_record(Epoch(5), true).unwrap();
         (fixture, peer)
     }
@@ -226,7 +226,7 @@ fn an_addition_is_held_until_everything_before_it_is_acknowledged() {
     let reply = fixture.write();
     assert!(!holding.is_finished() && !reply.is_answered());
     peer.ack(&[1]);
-    holding.join().unwrap().unwrap();
+    let _proposed = holding.join().unwrap().unwrap();
     assert!(!reply.is_answered());
     // The proposal was rejected.
     fixture.replicator.set_record(Epoch(5), false).unwrap();
@@ -237,15 +237,44 @@ fn an_addition_is_held_until_everything_before_it_is_acknowledged() {
 fn an_addition_that_cannot_be_proposed_changes_nothing() {
     let fixture = Fixture::new(false);
     let nobody = fixture.replicator.hold_for_addition(Duration::ZERO);
-    assert_eq!(nobody, Err(WaitError::NoSession));
+    assert_eq!(nobody.unwrap_err(), WaitError::NoSession);
     let _peer = fixture.attach(1);
     assert_eq!(fixture.write().verdict(), Verdict::Acknowledged);
     let waited = Duration::from_millis(20);
     assert_eq!(
-        fixture.replicator.hold_for_addition(waited),
-        Err(WaitError::TimedOut { waited })
+        fixture.replicator.hold_for_addition(waited).unwrap_err(),
+        WaitError::TimedOut { waited }
     );
     assert_eq!(fixture.write().verdict(), Verdict::Acknowledged);
+}
+
+/// Goal: an addition that was held and then not proposed (its note could not be written) keeps nobody waiting, also when the
+/// peer is lost next.
+#[test]
+fn regression_an_addition_that_is_not_proposed_after_all_is_abandoned() {
+    let fixture = Fixture::new(false);
+    let peer = fixture.attach(1);
+    let hold = fixture.replicator.hold_for_addition(PATIENCE).unwrap();
+    let reply = fixture.write();
+    assert!(!reply.is_answered());
+    fixture.replicator.abandon_addition(hold);
+    assert_eq!(reply.verdict(), Verdict::Acknowledged);
+    drop(peer);
+    assert_eq!(fixture.write().verdict(), Verdict::Acknowledged);
+}
+
+/// Goal: one that stood before is not undone by whoever holds it a second time.
+#[test]
+fn an_addition_that_may_be_on_its_way_is_not_abandoned() {
+    let fixture = Fixture::new(false);
+    let _peer = fixture.attach(1);
+    let _proposed = fixture.replicator.hold_for_addition(PATIENCE).unwrap();
+    let second = fixture.replicator.hold_for_addition(PATIENCE).unwrap();
+    fixture.replicator.abandon_addition(second);
+    let reply = fixture.write();
+    assert!(!reply.is_answered());
+    fixture.replicator.set_record(Epoch(5), false).unwrap();
+    assert_eq!(reply.verdict(), Verdict::Acknowledged);
 }
 
 /// Goal: an addition that was proposed once is proposed again, and the second hold fails. The first may be committed, so
@@ -254,12 +283,12 @@ fn an_addition_that_cannot_be_proposed_changes_nothing() {
 fn regression_a_second_hold_that_fails_does_not_release_what_waits() {
     let fixture = Fixture::new(false);
     let _peer = fixture.attach(1);
-    fixture.replicator.hold_for_addition(PATIENCE).unwrap();
+    let _proposed = fixture.replicator.hold_for_addition(PATIENCE).unwrap();
     let reply = fixture.write();
     let waited = Duration::from_millis(20);
     assert_eq!(
-        fixture.replicator.hold_for_addition(waited),
-        Err(WaitError::TimedOut { waited })
+        fixture.replicator.hold_for_addition(waited).unwrap_err(),
+        WaitError::TimedOut { waited }
     );
     assert!(!reply.is_answered());
     fixture.replicator.set_record(Epoch(5), false).unwrap();
