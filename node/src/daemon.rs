@@ -48,6 +48,8 @@ const GREETING_MAX: Duration = Duration::from_secs(2);
 const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
+/// And how long then, when they are ended the hard way. Less than what the unit gives the daemon beyond the first.
+const LEAVE_AT_ONCE_DEADLINE: Duration = Duration::from_secs(25);
 /// Between two looks whether this server has the addresses it should have.
 const ADDRESS_RETRY: Duration = Duration::from_secs(2);
 /// How long answers to operators may take when everything else has ended.
@@ -240,18 +242,22 @@ impl Daemon {
     }
 
     /// Ends every application in order, so that the other servers take over without waiting for a lease.
+    ///
+    /// What does not end in time is fenced: a daemon that just went would leave its watchdog armed, and this machine would be
+    /// reset for an application that takes long to stop.
     async fn leave(&self) {
         let agents: Vec<AgentHandle> = self.agents.lock().values().cloned().collect();
-        let left = agents.into_iter().filter_map(|agent| {
-            let (done, left) = oneshot::channel();
-            agent.ask(Request::Leave { done }).then_some(left)
-        });
-        let all_left = futures_util::future::join_all(left);
-        if tokio::time::timeout(LEAVE_DEADLINE, all_left)
+        let in_order = ask_all(&agents, |done| Request::Leave { done });
+        if tokio::time::timeout(LEAVE_DEADLINE, in_order).await.is_ok() {
+            return;
+        }
+        tracing::warn!("some modules did not stop within {LEAVE_DEADLINE:?}");
+        let at_once = ask_all(&agents, |done| Request::LeaveAtOnce { done });
+        if tokio::time::timeout(LEAVE_AT_ONCE_DEADLINE, at_once)
             .await
             .is_err()
         {
-            tracing::warn!("some modules did not stop within {LEAVE_DEADLINE:?}");
+            tracing::error!("some modules cannot be ended");
         }
     }
 
@@ -624,6 +630,15 @@ impl Daemon {
 }
 
 /// Returns once the flag is set, or nobody is left to set it.
+/// Asks every agent, and waits for their answers. One that does not listen any more has nothing left.
+async fn ask_all(agents: &[AgentHandle], request: impl Fn(oneshot::Sender<()>) -> Request) {
+    let answers = agents.iter().filter_map(|agent| {
+        let (done, left) = oneshot::channel();
+        agent.ask(request(done)).then_some(left)
+    });
+    futures_util::future::join_all(answers).await;
+}
+
 async fn is_set(mut flag: watch::Receiver<bool>) {
     if flag.wait_for(|is_set| *is_set).await.is_err() {
         tracing::debug!("the daemon is gone");

@@ -150,6 +150,7 @@ struct Agent {
     swap: Option<(Epoch, oneshot::Sender<Result<Epoch, SwapRefused>>)>,
     restart: Option<oneshot::Sender<Result<(), RestartRefused>>>,
     leaving: Option<oneshot::Sender<()>>,
+    is_leave_overdue: bool,
     right_lost_at: Option<Instant>,
     start_failures: u32,
     /// The application was given up here; said when stepping down.
@@ -192,6 +193,7 @@ impl Agent {
             swap: None,
             restart: None,
             leaving: None,
+            is_leave_overdue: false,
             right_lost_at: None,
             start_failures: 0,
             gave_up: false,
@@ -280,6 +282,7 @@ impl Agent {
         let patience = self.member.lease_length();
         let wishes = Wishes {
             is_leaving: self.leaving.is_some(),
+            is_leave_overdue: self.is_leave_overdue,
             swap_at: self.swap.as_ref().map(|(epoch, _)| *epoch),
             is_right_overdue: match (&self.local, self.right_lost_at) {
                 (_, None) => false,

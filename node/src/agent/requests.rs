@@ -30,6 +30,11 @@ pub enum Request {
         /// Told when nothing of the module runs here any more.
         done: oneshot::Sender<()>,
     },
+    /// The daemon stops and has waited long enough: end the application the hard way.
+    LeaveAtOnce {
+        /// Told when nothing of the module runs here any more.
+        done: oneshot::Sender<()>,
+    },
     /// The primary opened its stream to this copy.
     Session {
         /// The connection; the hello was read from it.
@@ -70,6 +75,11 @@ impl Agent {
             Request::Swap { done } => self.on_swap(done),
             Request::Restart { done } => self.on_restart(done),
             Request::Leave { done } => self.leaving = Some(done),
+            Request::LeaveAtOnce { done } => {
+                tracing::warn!(module = %self.module, "the application did not end in time: ending it the hard way");
+                self.leaving = Some(done);
+                self.is_leave_overdue = true;
+            }
             Request::Session { link, hello } => self.on_session(link, hello),
         }
     }

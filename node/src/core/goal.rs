@@ -36,6 +36,8 @@ pub struct Wishes {
     pub swap_at: Option<Epoch>,
     /// The daemon is asked to stop: the application ends in order, and another server may lead.
     pub is_leaving: bool,
+    /// And it has waited for that long enough.
+    pub is_leave_overdue: bool,
     /// The right to serve was lost longer ago than the agent waits for it to return.
     pub is_right_overdue: bool,
 }
@@ -51,6 +53,9 @@ pub fn goal(
     let Some(record) = record.filter(|_| !standing.is_out) else {
         return if is_leading { Goal::Fence } else { Goal::Down };
     };
+    if wishes.is_leave_overdue && is_leading {
+        return Goal::Fence;
+    }
     let wanted = if wishes.is_leaving {
         Wanted::Stopped
     } else {

@@ -312,6 +312,7 @@ impl Agent {
         let is_leading = self.tenure().is_some();
         let wishes = Wishes {
             is_leaving: false,
+            is_leave_overdue: false,
             swap_at: self.swap_at,
             is_right_overdue: match self.right_lost_at {
                 None => false,

@@ -43,12 +43,12 @@ const FRESH: Standing = Standing {
 const NO_WISH: Wishes = Wishes {
     swap_at: None,
     is_leaving: false,
+    is_leave_overdue: false,
     is_right_overdue: false,
 };
 const OVERDUE: Wishes = Wishes {
-    swap_at: None,
-    is_leaving: false,
     is_right_overdue: true,
+    ..NO_WISH
 };
 
 #[test]
@@ -72,6 +72,10 @@ fn goal_follows_record_and_wishes() {
         is_leaving: true,
         ..OVERDUE
     };
+    let out_of_time = Wishes {
+        is_leave_overdue: true,
+        ..leaving
+    };
     let lead = |counts_peer| Goal::Lead {
         epoch: Epoch(7),
         counts_peer,
@@ -80,7 +84,7 @@ fn goal_follows_record_and_wishes() {
         epoch: Epoch(7),
         to,
     };
-    let table: [(Option<&MirrorRecord>, Wishes, bool, Goal); 17] = [
+    let table: [(Option<&MirrorRecord>, Wishes, bool, Goal); 20] = [
         (None, NO_WISH, false, Goal::Down),
         (None, NO_WISH, true, Goal::Fence),
         (Some(&both), NO_WISH, false, lead(true)),
@@ -106,6 +110,10 @@ fn goal_follows_record_and_wishes() {
         (Some(&both), OVERDUE, false, Goal::Follow),
         (Some(&alone), OVERDUE, true, lead(false)),
         (Some(&both), leaving, true, hand_over(None)),
+        (Some(&both), out_of_time, true, Goal::Fence),
+        (Some(&alone), out_of_time, true, Goal::Fence),
+        // Nothing runs any more: the role is left in order all the same.
+        (Some(&both), out_of_time, false, hand_over(None)),
         (Some(&both), leaving_overdue, false, Goal::Down),
         (Some(&theirs), leaving, false, Goal::Down),
     ];
