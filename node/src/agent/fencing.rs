@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Agent, Local, blocking};
 use crate::core::ladder::{Rungs, Verdict, judge};
-use crate::shell::addresses::{EXPIRY_MAX, remove_leftovers};
+use crate::shell::addresses::{EXPIRY_MAX, remove_all};
 
 /// How long the mount may take to be aborted; the file system bounds each of its steps.
 const ABORT_DEADLINE: Duration = Duration::from_secs(15);
@@ -38,37 +38,43 @@ impl Agent {
                     .await,
             mount_gone: aborted.is_ok(),
         };
-        self.follow_verdict(judge(rungs));
+        self.follow_verdict(judge(rungs)).await;
         aborted
     }
 
-    fn follow_verdict(&self, verdict: Verdict) {
-        let watchdog = &self.member.watchdog;
+    async fn follow_verdict(&self, verdict: Verdict) {
         match verdict {
-            Verdict::Fenced => watchdog.release(self.module.as_ref()),
+            Verdict::Fenced => self.disarm_watchdog().await,
             Verdict::Harmless(what) => {
                 tracing::error!(module = %self.module, "fenced, but {what}");
-                watchdog.release(self.module.as_ref());
+                self.disarm_watchdog().await;
             }
-            Verdict::Reset(why) => {
-                let cause = format!("fencing of module {} failed: {why}", self.module);
-                if watchdog.bite(&cause) {
-                    tracing::error!("{cause}; the watchdog resets this server");
-                } else {
-                    tracing::error!("{cause}; there is no watchdog: switch this server off");
-                }
-            }
+            Verdict::Reset(why) => self.reset(why).await,
         }
     }
 
-    /// Removed, or run out by themselves: the kernel ends them without us.
+    async fn reset(&self, why: &str) {
+        let cause = format!("fencing of module {} failed: {why}", self.module);
+        if !self.member.watchdog.bite() {
+            tracing::error!("{cause}; there is no watchdog: switch this server off");
+            return;
+        }
+        tracing::error!("{cause}; the watchdog resets this server");
+        let watchdog = self.member.watchdog.clone();
+        if let Err(error) = blocking(move || watchdog.note_cause(&cause)).await {
+            tracing::error!(%error, "the cause of the reset is not noted");
+        }
+    }
+
+    /// Removed, or run out by themselves: the kernel ends them without us. One that was still here may be put back by whoever
+    /// put it here, so it is looked for once more.
     async fn are_addresses_gone(&self) -> bool {
         let addresses = self.installed.configuration.addresses();
-        if addresses.is_empty() || are_removed(addresses.clone()).await {
+        if addresses.is_empty() || were_none_here(addresses.clone()).await {
             return true;
         }
         tokio::time::sleep(EXPIRY_MAX).await;
-        are_removed(addresses).await
+        were_none_here(addresses).await
     }
 
     /// Arms the watchdog before anything of the primary's role begins. A machine without one is as safe as the softer steps
@@ -96,11 +102,18 @@ impl Agent {
     }
 }
 
-async fn are_removed(addresses: Vec<IpAddr>) -> bool {
-    match blocking(move || remove_leftovers(&addresses)).await {
-        Ok(Ok(_)) => true,
+/// Removes the addresses; true when there was nothing to remove.
+async fn were_none_here(addresses: Vec<IpAddr>) -> bool {
+    match blocking(move || remove_all(&addresses)).await {
+        Ok(Ok(removed)) => {
+            if !removed.is_empty() {
+                tracing::warn!(?removed, "virtual addresses were still here");
+            }
+            removed.is_empty()
+        }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "whether the virtual addresses are gone is not known");
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(error, "whether the virtual addresses are gone is not known");
             false
         }
         Err(error) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use consensus::state::ModuleName;
 use module::{Configuration, User};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::member::Member;
@@ -16,6 +17,8 @@ use crate::shell::scripts::{LOG_BYTES_MAX, Outcome, ScriptEnvironment, Scripts};
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// What a stop script gets when this server has already lost the right to serve.
 const FENCED_STOP_DEADLINE: Duration = Duration::from_secs(3);
+/// How long it may take in all, its start on a disk that may hang and its end by force included.
+const FENCED_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// How a script under way ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,19 +120,30 @@ impl Application {
             task.abort();
         }
         if self.user.is_some() {
-            let forced = self
-                .scripts
-                .run(
-                    "stop_prim",
-                    &["force", "PRIM", "STOP", "stop"],
-                    FENCED_STOP_DEADLINE,
-                )
-                .await;
-            if let Err(error) = forced {
-                tracing::warn!(%error, "stop_prim force");
-            }
+            self.stop_fenced().await;
         }
         kill(&self.scripts).await
+    }
+
+    /// Runs the stop script on a thread of its own, which is left behind when a disk that hangs keeps the script from starting: the
+    /// steps that follow must come.
+    async fn stop_fenced(&self) {
+        let (scripts, runtime) = (Arc::clone(&self.scripts), Handle::current());
+        let forced = tokio::task::spawn_blocking(move || {
+            let arguments = ["force", "PRIM", "STOP", "stop"];
+            runtime.block_on(scripts.run("stop_prim", &arguments, FENCED_STOP_DEADLINE))
+        });
+        match tokio::time::timeout(FENCED_STOP_MAX, forced).await {
+            Ok(Ok(Ok(_run))) => {}
+            Ok(Ok(Err(error))) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(error, "stop_prim force");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "stop_prim force"),
+            Err(_elapsed) => {
+                tracing::warn!("stop_prim force neither starts nor ends: killing what is left")
+            }
+        }
     }
 
     /// Kills what is left, without the stop script; false when processes survive.

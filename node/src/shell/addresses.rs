@@ -20,7 +20,7 @@ mod tests;
 
 pub use interfaces::{Interface, find_interface};
 pub use keeper::{AddressKeeper, EXPIRY_MAX, RENEW_EVERY, Renewal};
-pub use netlink::remove_leftovers;
+pub use netlink::{remove_all, remove_leftovers};
 pub use probe::{PROBE_WAIT, probe};
 
 /// An address to be held, and where.

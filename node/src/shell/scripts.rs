@@ -189,7 +189,7 @@ impl Scripts {
         &self.cgroup
     }
 
-    /// Runs `bin/<name>` with `arguments`. After `deadline` it is killed with everything *this run*
+    /// Runs `bin/<name>` with `arguments`. After `deadline`, which its start counts towards, it is killed with everything *this run*
     /// started; what earlier runs started goes on. Returns when the script itself has ended, not
     /// waiting for processes it left behind.
     ///
@@ -212,15 +212,22 @@ impl Scripts {
             let (outcome, log) = (Outcome::Missing, None);
             return Ok(Run { outcome, log });
         }
+        let begun = Instant::now();
         self.cgroup.remove_empty_children()?;
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
         // Numbers start anew with the daemon; its id keeps runs of a former one apart.
         let run = format!("{name}-{}-{number}", std::process::id());
         let cgroup = self.cgroup.child(&run)?;
         let log = self.create_log(name)?;
-        let child = self.start(&path, arguments, &cgroup, &log).await?;
-        let outcome = finish(child, &path, &cgroup, &log, deadline).await?;
         let log_path = log.path().to_owned();
+        if begun.elapsed() >= deadline {
+            // The disk took all of its time: what it was to do may be over, and nobody waits for it.
+            let (outcome, log) = (Outcome::TimedOut, Some(log_path));
+            return Ok(Run { outcome, log });
+        }
+        let child = self.start(&path, arguments, &cgroup, &log).await?;
+        let left = deadline.saturating_sub(begun.elapsed());
+        let outcome = finish(child, &path, &cgroup, &log, left).await?;
         tokio::spawn(keep_small_while_alive(log, cgroup));
         Ok(Run {
             outcome,

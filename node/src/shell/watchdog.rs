@@ -229,23 +229,20 @@ impl Watchdog {
         }
     }
 
-    /// Nothing softer has helped: lets the machine be reset. False when there is no armed device to do it.
-    pub fn bite(&self, cause: &str) -> bool {
-        let Some(path) = &self.0.path else {
-            return false;
-        };
-        {
-            let mut state = self.0.state.lock();
-            if state.armed.is_none() {
-                return false;
-            }
-            // First: a disk that hangs must not put off the reset.
-            state.is_biting = true;
-        }
+    /// Nothing softer has helped: lets the machine be reset. False when there is no armed device to do it. Waits for no disk: one
+    /// that hangs must not put off the reset.
+    pub fn bite(&self) -> bool {
+        let mut state = self.0.state.lock();
+        state.is_biting = state.armed.is_some();
+        state.is_biting
+    }
+
+    /// Notes why the machine is about to be reset; the disk may take its time.
+    pub fn note_cause(&self, cause: &str) {
+        let Some(path) = &self.0.path else { return };
         if let Err(error) = self.0.note.lock().write(path, cause) {
             tracing::error!(%error, "the cause of the reset is not noted");
         }
-        true
     }
 
     /// The daemon's tasks run.

@@ -71,9 +71,20 @@ impl Netlink {
         .map(drop)
     }
 
-    /// Removes `ip`; one that is not there is success.
+    /// Removes `ip` as `hold` added it; one that is not there is success.
     pub(super) fn remove(&mut self, interface: u32, ip: IpAddr) -> io::Result<()> {
-        let message = RouteNetlinkMessage::DelAddress(address_message(interface, ip));
+        self.delete(address_message(interface, ip))
+    }
+
+    /// Removes an address that the kernel reported. Its prefix is part of its name.
+    fn remove_reported(&mut self, address: &LocalAddress) -> io::Result<()> {
+        let mut message = address_message(address.interface, address.ip);
+        message.header.prefix_len = address.prefix_length;
+        self.delete(message)
+    }
+
+    fn delete(&mut self, message: AddressMessage) -> io::Result<()> {
+        let message = RouteNetlinkMessage::DelAddress(message);
         match self.request(message, NLM_F_ACK) {
             Ok(_) => Ok(()),
             Err(error) if is_gone(&error) => Ok(()),
@@ -207,16 +218,29 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
 /// # Errors
 /// `System` when the kernel refuses.
 pub fn remove_leftovers(addresses: &[IpAddr]) -> Result<Vec<IpAddr>, AddressError> {
+    remove_where(|local| addresses.contains(&local.ip) && !local.is_permanent)
+}
+
+/// Removes these addresses, wherever they are on this machine and whoever configured them: another server may have them now.
+/// Answers those that were here.
+///
+/// # Errors
+/// `System` when the kernel refuses.
+pub fn remove_all(addresses: &[IpAddr]) -> Result<Vec<IpAddr>, AddressError> {
+    remove_where(|local| addresses.contains(&local.ip))
+}
+
+fn remove_where(is_meant: impl Fn(&LocalAddress) -> bool) -> Result<Vec<IpAddr>, AddressError> {
     let mut netlink = Netlink::open().map_err(AddressError::during("open netlink"))?;
     let present = netlink
         .addresses()
         .map_err(AddressError::during("list addresses"))?;
     let mut removed = Vec::new();
     for local in present {
-        if addresses.contains(&local.ip) && !local.is_permanent {
+        if is_meant(&local) {
             netlink
-                .remove(local.interface, local.ip)
-                .map_err(AddressError::during("remove a leftover address"))?;
+                .remove_reported(&local)
+                .map_err(AddressError::during("remove a virtual address"))?;
             removed.push(local.ip);
         }
     }

@@ -280,6 +280,24 @@ fn leftovers_of_a_killed_daemon_are_removed_and_permanent_addresses_stay() {
     });
 }
 
+/// Goal: a server that may not lead any more keeps none of its addresses. Method: somebody configured one by hand meanwhile, for
+/// good and with the prefix of the network.
+#[test]
+fn regression_fencing_takes_an_address_away_whoever_configured_it() {
+    in_own_network(|| {
+        cable();
+        run("ip addr add 10.77.0.100/24 dev here");
+        netlink::Netlink::open()
+            .unwrap()
+            .hold(place_of(SIX).index, ip(SIX), 60)
+            .unwrap();
+        let addresses = BOTH.map(ip);
+        assert_eq!(remove_all(&addresses).unwrap().len(), 2);
+        assert!(!is_here(FOUR) && !is_here(SIX) && is_here("10.77.0.1"));
+        assert!(remove_all(&addresses).unwrap().is_empty());
+    });
+}
+
 #[test]
 fn permanent_address_of_this_machine_is_refused() {
     in_own_network(|| {

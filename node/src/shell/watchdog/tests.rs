@@ -85,7 +85,7 @@ fn without_a_device_nothing_happens() {
     for path in [None, Some(dir.path().join("no such device"))] {
         let watchdog = Watchdog::new(path, dir.path());
         assert!(!watchdog.hold("a").unwrap());
-        assert!(!watchdog.bite("nothing there to bite"));
+        assert!(!watchdog.bite());
         watchdog.release("a");
         assert_eq!(watchdog.settle().unwrap(), Before::Quiet);
     }
@@ -122,7 +122,8 @@ fn bitten_it_falls_silent_and_cannot_be_called_off() {
     let mut fixture = Fixture::new();
     let watchdog = fixture.watchdog();
     assert!(watchdog.hold("pg").unwrap());
-    assert!(watchdog.bite("processes of pg survive and its mount cannot be aborted"));
+    assert!(watchdog.bite());
+    watchdog.note_cause("processes of pg survive and its mount cannot be aborted");
     fixture.written();
     watchdog.release("pg");
     assert!(watchdog.hold("other").unwrap());
@@ -189,6 +190,21 @@ fn regression_a_disk_that_hangs_resets_nobody() {
     assert!(other.join().unwrap().unwrap());
     watchdog.release("a");
     watchdog.release("b");
+}
+
+/// Goal: the reset does not wait for the disk either. Method: whoever writes the note holds it.
+#[test]
+fn a_disk_that_hangs_puts_no_reset_off() {
+    let mut fixture = Fixture::new();
+    let watchdog = fixture.watchdog();
+    assert!(watchdog.hold("a").unwrap());
+    let hanging = watchdog.0.note.lock();
+    assert!(watchdog.bite());
+    fixture.written();
+    // Two turns of the thread.
+    std::thread::sleep(PET_EVERY * 2);
+    assert_eq!(fixture.written(), "");
+    drop(hanging);
 }
 
 /// Goal: the real interface. Method: arm and disarm at once; a machine must survive its tests, so only where asked for.
