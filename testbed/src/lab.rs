@@ -18,6 +18,8 @@ pub mod holder;
 pub mod namespaces;
 mod network;
 mod server;
+mod shim;
+mod threads;
 pub mod topology;
 
 pub use clocks::WallClock;
@@ -36,6 +38,9 @@ use std::time::Duration;
 
 /// A stop signal is obeyed within this time.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How the threads that run a daemon's tasks are called.
+const TASK_THREADS: &str = "tokio";
 
 /// Name of the client's namespace, beside the servers' names.
 pub const CLIENT: &str = "client";
@@ -214,7 +219,7 @@ impl Lab {
     /// # Errors
     /// There is no C compiler.
     pub fn own_wall_clocks(&mut self) -> anyhow::Result<()> {
-        let library = clocks::compile(self.site.directory())?;
+        let library = shim::compile(shim::CLOCK, self.site.directory())?;
         for server in &mut self.servers {
             clocks::set(server.clock(), WallClock::default())?;
             server.preload(&library);
@@ -228,6 +233,30 @@ impl Lab {
     /// No such server, or the plan cannot be written.
     pub fn set_wall_clock(&self, name: &str, clock: WallClock) -> anyhow::Result<()> {
         clocks::set(self.server(name)?.clock(), clock)
+    }
+
+    /// From its next start on, the daemon of a server can be kept from removing addresses, see `keep_addresses`.
+    ///
+    /// # Errors
+    /// There is no C compiler.
+    pub fn may_keep_addresses(&mut self, name: &str) -> anyhow::Result<()> {
+        let library = shim::compile(shim::ADDRESSES, self.site.directory())?;
+        self.server_mut(name)?.preload(&library);
+        Ok(())
+    }
+
+    /// Every removal of an address by the daemon of this server fails from now on, or not any more.
+    ///
+    /// # Errors
+    /// No such server.
+    pub fn keep_addresses(&self, name: &str, keeps: bool) -> anyhow::Result<()> {
+        let switch = self.server(name)?.addresses_stay();
+        if keeps {
+            std::fs::write(&switch, "")?;
+        } else if switch.exists() {
+            std::fs::remove_file(&switch)?;
+        }
+        Ok(())
     }
 
     /// From its next start on, the daemon of a server sees a machine that has been up for so many seconds longer.
@@ -258,6 +287,20 @@ impl Lab {
         self.server(name)?
             .signal_daemon(rustix::process::Signal::STOP)?;
         Ok(cut)
+    }
+
+    /// Stops the tasks of the daemon alone: the other threads, those that wait for nobody, run on. Until it ends. Returns boot time.
+    ///
+    /// # Errors
+    /// It is not running, or the kernel refuses.
+    pub fn freeze_tasks(&self, name: &str) -> anyhow::Result<u64> {
+        let server = self.server(name)?;
+        let pid = server
+            .daemon_pid()
+            .with_context(|| format!("the daemon of {name} does not run"))?;
+        let at = wait::boot_ns();
+        threads::freeze(server.cgroup(), pid, TASK_THREADS)?;
+        Ok(at)
     }
 
     /// The daemon is stopped by a signal, as the kernel says.

@@ -6,16 +6,10 @@
 //!   up for longer or shorter than the others. The kernel fixes the distance at the start; it cannot make these clocks jump or
 //!   drift, and neither can anything else short of a virtual machine.
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-const SOURCE: &str = include_str!("../../shim/clock.c");
-const COMPILE_DEADLINE: Duration = Duration::from_secs(30);
+use std::path::Path;
 
 /// How the wall clock of a server differs from the machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,29 +18,6 @@ pub struct WallClock {
     pub offset_s: i64,
     /// It gains so many millionths from now on.
     pub drift_ppm: i64,
-}
-
-/// Compiles the library into a directory.
-pub(super) fn compile(directory: &Path) -> anyhow::Result<PathBuf> {
-    let library = directory.join("clock.so");
-    let mut compiler = Command::new("cc")
-        .args(["-O1", "-shared", "-fPIC", "-x", "c", "-o"])
-        .arg(&library)
-        .arg("-")
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("start the C compiler: install build-essential")?;
-    compiler
-        .stdin
-        .take()
-        .context("no input")?
-        .write_all(SOURCE.as_bytes())?;
-    let status = crate::wait::end_of(&mut compiler, COMPILE_DEADLINE)?;
-    ensure!(
-        status.is_some_and(|status| status.success()),
-        "the library for clocks does not compile: {status:?}"
-    );
-    Ok(library)
 }
 
 /// Sets the wall clock that processes with this plan see.

@@ -37,8 +37,8 @@ pub struct Server {
     pid_file: PathBuf,
     cgroup: PathBuf,
     clock: PathBuf,
-    /// The library that gives the daemon a wall clock of its own.
-    preloaded: Option<PathBuf>,
+    /// Libraries that are loaded before the daemon.
+    preloaded: Vec<PathBuf>,
     /// Seconds that the daemon's machine seems to have been up for longer.
     boot_offset_s: i64,
     holder: Option<Holder>,
@@ -58,7 +58,7 @@ impl Server {
             pid_file: site.server_pid(&node.name),
             cgroup: cgroup::create(site.id(), &node.name)?,
             clock: site.server_clock(&node.name),
-            preloaded: None,
+            preloaded: Vec::new(),
             boot_offset_s: 0,
             holder: None,
             daemon: None,
@@ -91,8 +91,15 @@ impl Server {
         &self.clock
     }
 
+    /// While this file exists the daemon cannot remove an address, if that library is loaded.
+    pub(super) fn addresses_stay(&self) -> PathBuf {
+        self.clock.with_file_name("addresses-stay")
+    }
+
     pub(super) fn preload(&mut self, library: &Path) {
-        self.preloaded = Some(library.to_owned());
+        if !self.preloaded.iter().any(|known| known == library) {
+            self.preloaded.push(library.to_owned());
+        }
     }
 
     pub(super) fn set_boot_offset(&mut self, seconds: i64) {
@@ -170,9 +177,10 @@ impl Server {
             pid_file: Some(&self.pid_file),
             boot_offset_s: self.boot_offset_s,
         })?;
-        if let Some(library) = &self.preloaded {
-            command.env("LD_PRELOAD", library);
+        if !self.preloaded.is_empty() {
+            command.env("LD_PRELOAD", std::env::join_paths(&self.preloaded)?);
             command.env("SIDEKICK_LAB_CLOCK", &self.clock);
+            command.env("SIDEKICK_LAB_ADDRESSES_STAY", self.addresses_stay());
         }
         command.arg(program).arg("--root").arg(&self.root);
         command.args(["--log-format", "text"]);

@@ -126,6 +126,47 @@ pub(super) fn addition_open_over_restart(arena: &mut Arena) -> anyhow::Result<Fi
     Ok(figures)
 }
 
+/// Goal: an addition whose note cannot be written keeps no writer waiting. Method: something is in the way of the note; the peer
+/// returns, and dies again when the primary has tried.
+pub(super) fn addition_cannot_be_noted(arena: &mut Arena) -> anyhow::Result<Figures> {
+    const SAID: &str = "failed to note the addition";
+    let mut figures = Figures::default();
+    let primary = arena.ready()?;
+    let secondary = arena.cluster().other(&primary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?;
+    arena.wait_served(cut, SERVED_DEADLINE)?;
+    wait_alone(arena, &primary)?;
+    let module = arena.lab().root(&primary).join("var/lib/sidekick/modules");
+    let in_the_way = module
+        .join(crate::cluster::MODULE)
+        .join("open-addition.new");
+    std::fs::create_dir(&in_the_way)?;
+    let log = arena.lab().server(&primary)?.log().to_owned();
+    let tried = || std::fs::read_to_string(&log).map(|text| text.matches(SAID).count());
+    let before = tried()?;
+    arena.lab_mut().power_on(&secondary)?;
+    arena.lab_mut().start_daemon(&secondary)?;
+    wait::until(
+        "an addition that cannot be noted",
+        GOES_ON_DEADLINE,
+        || match tried() {
+            Ok(count) if count > before => Ok(()),
+            Ok(count) => Err(format!("tried {count} times")),
+            Err(error) => Err(error.to_string()),
+        },
+    )?;
+    let cut = arena.lab_mut().power_cut(&secondary)?;
+    arena.wait_served(cut, SERVED_DEADLINE)?;
+    arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
+    figures.set(
+        "stall_ms",
+        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+    );
+    std::fs::remove_dir(&in_the_way)?;
+    arena.bring_back(&secondary, &mut figures)?;
+    Ok(figures)
+}
+
 fn wait_alone(arena: &Arena, server: &str) -> anyhow::Result<()> {
     arena
         .cluster()

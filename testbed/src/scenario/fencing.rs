@@ -1,26 +1,32 @@
-//! The upper rungs of fencing, with the softer ones broken on purpose (R8).
-//!
-//! What is tested elsewhere: the gate and the abort of the mount (`fs-mirror`), the finite lifetime of an address that is not
-//! removed (`node`: `address_lives_while_renewed_and_expires_when_renewals_stop`; on the wire: `primary_daemon_frozen`).
+//! Fencing (R8): the ladder rung by rung (`ladder`), an application that defies every signal, and the watchdog's own life.
+
+mod breakage;
+mod hardware;
+mod ladder;
+
+pub(super) use ladder::{address_stays, all_rungs_broken, processes_survive, stop_script_hangs};
 
 use super::arena::{Arena, ms_since};
+use super::failover::{SERVED_DEADLINE, TAKEOVER_DEADLINE};
 use super::figures::Figures;
 use crate::cluster::{MODULE, package};
 use crate::wait;
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use api::v1::ModuleState;
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use hardware::Hardware;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 /// A state is reached within this time.
 const SOON: Duration = Duration::from_secs(60);
 /// Everything of the former role is gone within this time of the loss of the lease: the stop script's 3 s and a bit.
 const FENCED_MS_MAX: f64 = 12_000.0;
-/// A watchdog is told of life every second; after so long without it the machine would be about to be reset.
-const SILENT: Duration = Duration::from_secs(4);
+/// `TimeoutStopSec` of the unit.
+const SERVICE_MANAGER_WAITS: Duration = Duration::from_secs(330);
+/// A process whose tasks do not run any more gives signs of life for so long: it decides itself to be silent, 10 s after its tasks
+/// were last heard of, which they are every second, and it says something every second.
+const LAST_LIFE_MS: std::ops::RangeInclusive<f64> = 7_500.0..=12_500.0;
 
 /// Starts processes that ignore every polite signal, some in sessions of their own, and one that leaves the cgroup.
 const START: &str = r#"#!/bin/bash
@@ -45,7 +51,8 @@ done
 pub(super) fn stop_script_defies(arena: &mut Arena) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     if arena.cluster().module_state("s1").is_err() {
-        let package = write_defiant(arena)?;
+        let times = "nicestoptimeout=\"2s\" forcestoptimeout=\"2s\"";
+        let package = write_module(arena, times, &[("start_prim", START), ("stop_prim", STOP)])?;
         arena.cluster().install_package(&package, "s1")?;
     }
     let primary = arena.primary()?;
@@ -76,19 +83,19 @@ pub(super) fn stop_script_defies(arena: &mut Arena) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
-fn write_defiant(arena: &Arena) -> anyhow::Result<std::path::PathBuf> {
+/// The smallest module with these scripts.
+fn write_module(
+    arena: &Arena,
+    user: &str,
+    scripts: &[(&str, &str)],
+) -> anyhow::Result<std::path::PathBuf> {
     let directory = package::write_bare(arena.lab())?;
     let path = directory.join("conf/userconfig.xml");
     let text = fs::read_to_string(&path)?;
-    fs::write(
-        &path,
-        text.replace(
-            "</service>",
-            "<user nicestoptimeout=\"2s\" forcestoptimeout=\"2s\"/></service>",
-        ),
-    )?;
+    let user = format!("<user {user}/></service>");
+    fs::write(&path, text.replace("</service>", &user))?;
     fs::create_dir_all(directory.join("bin"))?;
-    for (name, text) in [("start_prim", START), ("stop_prim", STOP)] {
+    for (name, text) in scripts {
         let script = directory.join("bin").join(name);
         fs::write(&script, text)?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
@@ -109,57 +116,48 @@ fn defiant(arena: &Arena, server: &str) -> anyhow::Result<usize> {
     Ok(done.stdout.lines().filter(is_ours).count())
 }
 
-/// Goal: a watchdog is armed before the role and disarmed after it, and gets no sign of life from a daemon that is frozen or
-/// killed. Method: a fifo for the device; whoever reads it is the hardware, and cuts the power.
+/// Goal: a watchdog is armed before the role and disarmed after it, by the next daemon when the one before was killed; and a
+/// daemon whose tasks do not run any more falls silent by its own decision, since its process lives on. Method: a fifo for the
+/// device, whose reader resets the machine; the kernel stops the threads that run tasks, and no others.
 pub(super) fn watchdog_silent(arena: &mut Arena) -> anyhow::Result<Figures> {
-    let device = arena.lab().root("s1").join("watchdog");
-    let mut hardware = Hardware::at(&device)?;
-    restart(arena)?;
-    ensure!(hardware.heard()?.is_empty(), "armed without a role");
-    if arena.cluster().module_state("s1").is_err() {
-        arena.cluster().install_bare("s1")?;
-    }
-    ensure!(arena.primary()? == "s1");
-    hardware.wait_for_life()?;
+    let mut figures = Figures::default();
+    arena.ready()?;
+    let hardware = Hardware::at(&arena.lab().root("s1").join("watchdog"))?;
+    restart(arena, "s1")?;
+    ensure!(hardware.seen().armings == 0, "armed without a role");
+    back_to(arena, "s1")?;
+    hardware.wait("the watchdog armed", SOON, |seen| seen.is_armed)?;
     // Left in order: disarmed. And armed again with the role.
-    let swap = ["module", "swap", "-m", MODULE];
-    arena.cluster().skcli("s1")?.run(&swap)?;
-    arena.cluster().wait_mirrored(SOON)?;
-    ensure!(
-        hardware.heard()?.ends_with('V'),
-        "not disarmed after the role"
-    );
-    arena.cluster().skcli("s1")?.run(&swap)?;
-    arena.cluster().wait_mirrored(SOON)?;
-    hardware.wait_for_life()?;
+    back_to(arena, "s2")?;
+    hardware.wait("disarming after the role", SOON, |seen| !seen.is_armed)?;
+    back_to(arena, "s1")?;
+    hardware.wait("the watchdog armed", SOON, |seen| seen.is_armed)?;
     // Killed and started again: what it armed is disarmed, since nothing of it lives.
-    arena.lab_mut().kill_daemon("s1")?;
-    hardware.heard()?;
-    restart(arena)?;
-    wait::until("disarming by the next daemon", SOON, || {
-        match hardware.heard() {
-            Ok(heard) if heard.contains('V') => Ok(()),
-            Ok(heard) => Err(heard),
-            Err(error) => Err(format!("{error:#}")),
-        }
-    })?;
-    back_to_s1(arena)?;
-    hardware.wait_for_life()?;
-    // Frozen for good.
-    arena.lab().freeze_daemon("s1")?;
-    arena
-        .cluster()
-        .wait_state("s2", &[ModuleState::Alone], SOON)?;
-    hardware.heard()?;
-    std::thread::sleep(SILENT);
+    restart(arena, "s1")?;
+    hardware.wait("disarming by the next daemon", SOON, |seen| !seen.is_armed)?;
+    back_to(arena, "s1")?;
+    hardware.wait("the watchdog armed", SOON, |seen| seen.is_armed)?;
+    arena.ready()?;
+    // Heartbeats have a thread of their own, and so has the mount: it leads on, and nobody but the watchdog ends that.
+    let frozen = arena.lab().freeze_tasks("s1")?;
+    let seen = hardware.wait("the reset", SOON, |seen| seen.resets > 0)?;
+    let last_life = seen.last_life_ns.saturating_sub(frozen) as f64 / 1e6;
+    figures.set("last_life_ms", last_life);
+    figures.set("resets", f64::from(seen.resets));
     ensure!(
-        hardware.heard()?.is_empty(),
-        "a frozen daemon gave a sign of life"
+        LAST_LIFE_MS.contains(&last_life),
+        "the last sign of life came {last_life:.0} ms after the tasks were stopped"
     );
-    arena.lab_mut().power_cut("s1")?;
-    arena.lab_mut().power_on("s1")?;
-    arena.lab_mut().start_daemon("s1")?;
-    arena.cluster().wait_mirrored(SOON)?;
+    let cut = arena.lab_mut().power_cut("s1")?;
+    let takeover = arena.wait_takeover("s2", cut, TAKEOVER_DEADLINE)?;
+    figures.set("takeover_ms", takeover);
+    arena.wait_served_by("s2", cut, SERVED_DEADLINE)?;
+    arena.bring_back("s1", &mut figures)?;
+    ensure!(
+        hardware.seen().resets == 1,
+        "the watchdog has reset the server {} times",
+        hardware.seen().resets
+    );
     let events = arena.cluster().events_of("s2")?;
     ensure!(
         events
@@ -167,71 +165,59 @@ pub(super) fn watchdog_silent(arena: &mut Arena) -> anyhow::Result<Figures> {
             .any(|event| event.evidence.contains("ended without a word")),
         "nobody says how the daemon ended"
     );
-    fs::remove_file(device)?;
-    Ok(Figures::default())
+    Ok(figures)
 }
 
-fn restart(arena: &mut Arena) -> anyhow::Result<()> {
-    if arena.lab().server("s1")?.daemon_pid().is_some() {
-        arena.lab_mut().kill_daemon("s1")?;
-    }
+/// Goal: a daemon that is asked to end, and waits for a stop script longer than its service manager waits for it, ends the
+/// application the hard way and leaves no watchdog armed. Method: such a script. It takes five minutes.
+pub(super) fn stop_outlasts_daemon(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let hardware = Hardware::at(&arena.lab().root("s1").join("watchdog"))?;
+    arena.lab_mut().kill_daemon("s1")?;
     arena.lab_mut().start_daemon("s1")?;
-    arena.cluster().wait_answers("s1")
+    arena.cluster().wait_answers("s1")?;
+    if arena.cluster().module_state("s1").is_err() {
+        let times = "nicestoptimeout=\"900s\" forcestoptimeout=\"900s\"";
+        let stop = "#!/bin/bash\nsleep 1000\n";
+        let package = write_module(arena, times, &[("stop_prim", stop)])?;
+        arena.cluster().install_package(&package, "s1")?;
+    }
+    hardware.wait("the watchdog armed", SOON, |seen| seen.is_armed)?;
+    let asked = arena
+        .lab_mut()
+        .terminate_daemon("s1", SERVICE_MANAGER_WAITS)?;
+    figures.set("ended_ms", ms_since(asked));
+    let seen = hardware.seen();
+    ensure!(
+        !seen.is_armed && seen.resets == 0,
+        "the daemon has ended, and of the watchdog it is true: {seen:?}"
+    );
+    arena.lab_mut().start_daemon("s1")?;
+    arena.cluster().wait_mirrored(SOON)?;
+    Ok(figures)
 }
 
-/// A restarted server is shown as a secondary for a moment before its peer drops it and brings it up to date.
-fn back_to_s1(arena: &Arena) -> anyhow::Result<()> {
-    let skcli = arena.cluster().skcli("s1")?;
-    wait::until("s1 to lead", SOON, || {
-        if arena.primary().map_err(|e| format!("{e:#}"))? == "s1" {
-            return Ok(());
-        }
-        let swap = ["module", "swap", "-m", MODULE];
-        let done = skcli.try_run(&swap).map_err(|e| format!("{e:#}"))?;
-        Err(done.summary())
-    })?;
+/// Kills the daemon and starts it again; returns when all is mirrored.
+fn restart(arena: &mut Arena, server: &str) -> anyhow::Result<()> {
+    arena.lab_mut().kill_daemon(server)?;
+    arena.lab_mut().start_daemon(server)?;
+    let started = wait::boot_ns();
+    arena.cluster().wait_answers(server)?;
+    arena.wait_settled(started, SOON)?;
     Ok(())
 }
 
-/// Whoever reads the fifo.
-struct Hardware(File);
-
-impl Hardware {
-    fn at(path: &Path) -> anyhow::Result<Hardware> {
-        if !path.exists() {
-            rustix::fs::mknodat(
-                rustix::fs::CWD,
-                path,
-                rustix::fs::FileType::Fifo,
-                rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-                0,
-            )?;
+/// A restarted server is shown as a secondary for a moment before its peer drops it and brings it up to date.
+fn back_to(arena: &Arena, server: &str) -> anyhow::Result<()> {
+    wait::until(&format!("{server} to lead"), SOON, || {
+        let primary = arena.primary().map_err(|e| format!("{e:#}"))?;
+        if primary == server {
+            return Ok(());
         }
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .with_context(|| format!("open {}", path.display()))?;
-        Ok(Hardware(file))
-    }
-
-    /// Everything written since the last call.
-    fn heard(&mut self) -> anyhow::Result<String> {
-        let mut text = Vec::new();
-        match self.0.read_to_end(&mut text) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn wait_for_life(&mut self) -> anyhow::Result<()> {
-        wait::until("a sign of life", SOON, || match self.heard() {
-            Ok(heard) if heard.contains('1') => Ok(()),
-            Ok(heard) => Err(heard),
-            Err(error) => Err(format!("{error:#}")),
-        })?;
-        Ok(())
-    }
+        let swap = ["module", "swap", "-m", MODULE];
+        let skcli = arena.cluster().skcli(&primary);
+        let done = skcli.and_then(|skcli| skcli.try_run(&swap));
+        Err(done.map_err(|e| format!("{e:#}"))?.summary())
+    })?;
+    Ok(())
 }

@@ -107,6 +107,11 @@ fn addition_open_over_restart() {
 }
 
 #[test]
+fn addition_cannot_be_noted() {
+    one_round("addition_cannot_be_noted");
+}
+
+#[test]
 fn force_on_the_wrong_side() {
     one_round("force_on_the_wrong_side");
 }
@@ -114,6 +119,26 @@ fn force_on_the_wrong_side() {
 #[test]
 fn stop_script_defies() {
     one_round("stop_script_defies");
+}
+
+#[test]
+fn fence_address_stays() {
+    one_round("fence_address_stays");
+}
+
+#[test]
+fn fence_stop_script_hangs() {
+    one_round("fence_stop_script_hangs");
+}
+
+#[test]
+fn fence_processes_survive() {
+    one_round("fence_processes_survive");
+}
+
+#[test]
+fn fence_all_rungs_broken() {
+    one_round("fence_all_rungs_broken");
 }
 
 #[test]
