@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Heart {
     /// Loss detection that the module asks for; the lease of the cluster decides.
     pub timeout: Option<Duration>,
+    /// Some pulse or timeout is given, here or for one LAN: whoever knows the cluster says what its lease is.
+    pub has_times: bool,
     /// One per LAN, in the order of the file.
     pub heartbeats: Vec<Heartbeat>,
 }
@@ -28,11 +30,12 @@ pub struct Heartbeat {
     pub is_flow: bool,
 }
 
+/// Attributes that ask for a time.
+const TIMES: [&str; 2] = ["pulse", "timeout"];
 /// Most heartbeats: one per LAN of the cluster.
 const HEARTBEATS_MAX: usize = 8;
 
-const LEASE_DECIDES: &str =
-    "the lease of the cluster decides (1.5 s, see skcli cluster init --lease)";
+const LEASE_DECIDES: &str = "the lease of the cluster decides, which skcli cluster init --lease chose when the cluster was made";
 
 impl Heart {
     pub(super) fn read(element: &Element, reading: &mut Reading) -> Result<Heart, ConfigError> {
@@ -49,6 +52,8 @@ impl Heart {
         }
         let mut heart = Heart {
             timeout,
+            has_times: has_times(element)
+                || reading.all(element, "heartbeat").into_iter().any(has_times),
             heartbeats: Vec::new(),
         };
         let mut seen: Vec<(String, u32)> = Vec::new();
@@ -135,6 +140,13 @@ fn check_name(value: &super::value::Value) -> Result<(), ConfigError> {
     }
 }
 
+fn has_times(element: &Element) -> bool {
+    element
+        .attributes
+        .iter()
+        .any(|attribute| TIMES.contains(&attribute.name.as_str()))
+}
+
 /// `pulse` and `timeout`, of `<heart>` or of one heartbeat.
 fn read_times(element: &Element, reading: &mut Reading) -> Result<Option<Duration>, ConfigError> {
     let pulse = reading
@@ -151,7 +163,7 @@ fn read_times(element: &Element, reading: &mut Reading) -> Result<Option<Duratio
     {
         return Err(value.wrong("a timeout longer than the pulse"));
     }
-    for name in ["pulse", "timeout"] {
+    for name in TIMES {
         reading.without_effect(element, name, LEASE_DECIDES);
     }
     Ok(read)

@@ -45,6 +45,7 @@ fn a_full_configuration_means_what_it_says() {
     assert_eq!(configuration.mode, Mode::Mirror);
     assert!(configuration.service.failover);
     assert_eq!(configuration.heart.timeout, Some(Duration::from_secs(30)));
+    assert!(configuration.heart.has_times);
     let lans: Vec<_> = configuration
         .heart
         .heartbeats
@@ -79,8 +80,8 @@ fn a_full_configuration_means_what_it_says() {
     let expected = [
         "line 6, column 72: maxloop of <service> has no effect: it counts the actions of checkers, which come in a later version",
         "line 6, column 84: loop_interval of <service> has no effect: it counts the actions of checkers, which come in a later version",
-        "line 7, column 12: pulse of <heart> has no effect: the lease of the cluster decides (1.5 s, see skcli cluster init --lease)",
-        "line 7, column 24: timeout of <heart> has no effect: the lease of the cluster decides (1.5 s, see skcli cluster init --lease)",
+        "line 7, column 12: pulse of <heart> has no effect: the lease of the cluster decides, which skcli cluster init --lease chose when the cluster was made",
+        "line 7, column 24: timeout of <heart> has no effect: the lease of the cluster decides, which skcli cluster init --lease chose when the cluster was made",
         "line 9, column 7: replication uses the first LAN that works; \"flow\" is only a name for now",
         "line 11, column 10: tcpreset of <vip> has no effect: connections end with the address; no reset is sent yet",
         "line 13, column 20: check of <interface> has no effect: checkers come in a later version",
@@ -107,6 +108,7 @@ fn the_smallest_configuration_has_safe_defaults() {
     );
     assert_eq!(configuration.user, None, "without <user> no script runs");
     assert_eq!(configuration.virtual_addresses, []);
+    assert!(!configuration.heart.has_times);
     assert_eq!(notices, []);
 }
 

@@ -262,6 +262,16 @@ fn lease_of(profile: LeaseProfile) -> u64 {
     }
 }
 
+/// What people call a lease of this length.
+pub(super) fn profile_of(lease: Duration) -> &'static str {
+    match u64::try_from(lease.as_millis()) {
+        Ok(500) => " (profile fast)",
+        Ok(1_500) => " (profile default)",
+        Ok(10_000) => " (profile wide)",
+        Ok(_) | Err(_) => "",
+    }
+}
+
 /// Parses a value of the caller; the refusal names it.
 pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     what: &str,

@@ -17,7 +17,7 @@ use module::{Configuration, Package};
 use tonic::{Request, Response, Status};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
-use super::cluster::parse;
+use super::cluster::{parse, profile_of};
 use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
 use super::{diverged, explain, force, log, peer, state};
@@ -115,6 +115,20 @@ impl ModuleService {
     }
 }
 
+/// What is true instead of the times that a module asks for.
+fn lease_notice(heart: &module::Heart, lease: Duration) -> Option<String> {
+    let profile = profile_of(lease);
+    let asked = heart
+        .timeout
+        .map_or_else(String::new, |timeout| format!(", not {timeout:?}"));
+    heart.has_times.then(|| {
+        format!(
+            "<heart>: a server of this cluster counts as lost when its lease of {lease:?}{profile} has run out{asked}; a cluster keeps \
+             the lease it was made with (skcli cluster init --lease fast|default|wide)"
+        )
+    })
+}
+
 #[tonic::async_trait]
 impl Module for ModuleService {
     async fn install(
@@ -130,7 +144,10 @@ impl Module for ModuleService {
         let servers = pair_of(&member, WHAT, &request.servers)?;
         let configuration = package.configuration();
         check_here(&member, WHAT, configuration, &servers).await?;
-        let notices = package.notices().iter().map(ToString::to_string).collect();
+        let notices = package.notices().iter().map(ToString::to_string);
+        let notices = notices
+            .chain(lease_notice(&configuration.heart, member.lease_length()))
+            .collect();
         let mut change = Change::new(&member, WHAT, &request.author, request.dry_run);
         if !change.is_dry_run() {
             packages::keep(&member, request.package)
@@ -491,4 +508,31 @@ async fn check_here(
 fn probe_one(wanted: &VirtualAddress) -> Result<(), AddressError> {
     let interface = find_interface(wanted)?;
     probe(&interface, wanted.ip, PROBE_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_module_are_told_the_lease_of_the_cluster() {
+        let notice = |heart, lease_ms| {
+            let (configuration, _) = Configuration::parse(&format!(
+                r#"<safe><service mode="mirror">{heart}<rfs><replicated dir="/srv/a"/></rfs></service></safe>"#
+            ))
+            .unwrap();
+            lease_notice(&configuration.heart, Duration::from_millis(lease_ms))
+        };
+        assert_eq!(notice("<heart/>", 1500), None);
+        let said = notice(r#"<heart timeout="30s"/>"#, 10_000).unwrap();
+        assert!(
+            said.contains("lease of 10s (profile wide) has run out, not 30s"),
+            "{said}"
+        );
+        let said = notice(r#"<heart><heartbeat name="a" pulse="100"/></heart>"#, 500).unwrap();
+        assert!(
+            said.contains("lease of 500ms (profile fast) has run out;"),
+            "{said}"
+        );
+    }
 }
