@@ -178,8 +178,11 @@ pub(super) fn stop_outlasts_daemon(arena: &mut Arena) -> anyhow::Result<Figures>
     arena.cluster().wait_answers("s1")?;
     if arena.cluster().module_state("s1").is_err() {
         let times = "nicestoptimeout=\"900s\" forcestoptimeout=\"900s\"";
-        let stop = "#!/bin/bash\nsleep 1000\n";
-        let package = write_module(arena, times, &[("stop_prim", stop)])?;
+        let scripts = [
+            ("start_prim", "#!/bin/bash\nexit 0\n"),
+            ("stop_prim", "#!/bin/bash\nsleep 1000\n"),
+        ];
+        let package = write_module(arena, times, &scripts)?;
         arena.cluster().install_package(&package, "s1")?;
     }
     hardware.wait("the watchdog armed", SOON, |seen| seen.is_armed)?;
