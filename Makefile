@@ -4,7 +4,7 @@ CARGO ?= cargo
 BIN   := $(or $(CARGO_TARGET_DIR),target)/debug
 FAST  := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: setup build demo test bench lint doc clean
+.PHONY: setup build demo test bench deb lint doc clean
 
 setup:
 	@tools/setup
@@ -22,6 +22,11 @@ test: build
 bench: setup
 	$(CARGO) build --locked --release --bins
 	$(FAST)/testbed bench
+
+# A Debian package of the release build, checked: dist/sidekick_VERSION_ARCHITECTURE.deb.
+deb: setup
+	$(CARGO) build --locked --release --bins
+	packaging/check-deb "$$(packaging/deb $(FAST) dist)"
 
 lint: setup
 	$(CARGO) fmt --all --check
