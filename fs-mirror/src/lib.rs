@@ -26,6 +26,6 @@ pub use epoch::Epoch;
 pub use gate::Gate;
 pub use primary::{Primary, PrimaryEvent, PrimaryOptions, Unmount};
 pub use replication::link::Link;
-pub use replication::wire::{Hello, HelloReply, RefusalReason};
+pub use replication::wire::{Hello, HelloReply, RefusalReason, Start};
 pub use resync::Progress;
 pub use secondary::{Secondary, SecondaryEvent};

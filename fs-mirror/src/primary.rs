@@ -23,7 +23,7 @@ use crate::replication::replicator::{
 };
 use crate::replication::shipping::Shipping;
 use crate::replication::stats::ReplicationStats;
-use crate::replication::wire::Hello;
+use crate::replication::wire::{Hello, Start};
 use crate::resync::source::{Outcome, Source};
 use crate::resync::{Listener, Progress};
 use crate::{Copy, Epoch, Gate};
@@ -67,6 +67,11 @@ pub enum PrimaryEvent {
         session: u64,
         /// Why.
         cause: LossCause,
+    },
+    /// Nothing is heard over the link: another may do better ([`Primary::resume`]).
+    LinkQuiet {
+        /// The session.
+        session: u64,
     },
     /// The secondary has everything, on its disk, and every change since.
     Resynced {
@@ -205,13 +210,13 @@ impl Primary {
     }
 
     /// Begins a session with the copy at the other end of `link`: every change is shipped from now on. Unless the copies
-    /// are identical (`hello.in_sync`), the tree is compared in the background, and `Resynced` follows.
+    /// are identical (`Start::Identical`), the tree is compared in the background, and `Resynced` follows.
     ///
     /// # Errors
     /// See [`AttachError`]; no session began.
     pub fn attach(&self, link: Link, hello: Hello) -> Result<(), AttachError> {
         let mut resync = self.resync.lock();
-        if hello.in_sync {
+        if hello.start == Start::Identical {
             return self.replicator.attach(link, &hello, Arc::new(InSync));
         }
         let source = Source::new(Arc::clone(&self.fs), hello.session);
@@ -230,6 +235,14 @@ impl Primary {
         *self.shown.lock() = Some(source);
         *resync = Some(Resync { thread });
         Ok(())
+    }
+
+    /// Goes on with the running session over `link`: the one in use is silent.
+    ///
+    /// # Errors
+    /// See `Replicator::resume`.
+    pub fn resume(&self, link: Link, hello: Hello) -> Result<(), AttachError> {
+        self.replicator.resume(link, hello)
     }
 
     fn run_resync(&self, source: Arc<Source<Answer>>, session: u64) -> io::Result<JoinHandle<()>> {
@@ -407,6 +420,7 @@ fn session_events(events: &Arc<PrimaryEventSink>) -> crate::replication::replica
         ReplicatorEvent::SessionLost { session, cause } => {
             events(PrimaryEvent::SessionLost { session, cause })
         }
+        ReplicatorEvent::LinkQuiet { session } => events(PrimaryEvent::LinkQuiet { session }),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::fs::{Access, Fs};
 use crate::mount::{Mount, MountError, THREADS_DEFAULT, Unmount, UnmountError};
 use crate::replication::link::Link;
 use crate::replication::secondary::{AcceptError, Applied, ApplySession, EndCause, Options};
-use crate::replication::wire::{Hello, RefusalReason};
+use crate::replication::wire::{Hello, RefusalReason, Start};
 use crate::{Alone, Copy, Epoch, Gate};
 
 /// How long readers of the directory may take to leave before they are cut off.
@@ -108,7 +108,7 @@ impl Secondary {
         })
     }
 
-    /// Follows the primary that greeted. A session that runs is finished first when the new one is newer. `diverged_since`:
+    /// Follows the primary that greeted, or follows it on over another link. A session that runs is finished first when the new one is newer. `diverged_since`:
     /// the epoch of the force that left this copy behind, if one did; what only this copy has is set aside then.
     ///
     /// # Errors
@@ -128,6 +128,9 @@ impl Secondary {
                 given: hello.epoch,
                 persisted,
             });
+        }
+        if let Start::Resume { received } = hello.start {
+            return running.resume(link, hello, received);
         }
         if let Some(session) = running.newer_than(hello) {
             link.refuse(RefusalReason::Busy { session })?;
@@ -208,6 +211,19 @@ impl Running {
         let (epoch, session) = self.session.as_ref()?;
         let is_newer = (*epoch, session.id()) >= (hello.epoch, hello.session);
         (is_newer && !session.is_over()).then(|| session.id())
+    }
+
+    fn resume(&self, link: Link, hello: &Hello, received: u64) -> Result<(), AcceptError> {
+        let session = self.session.as_ref().map(|(_, session)| session);
+        match session.filter(|session| session.id() == hello.session && !session.is_over()) {
+            Some(session) => session.resume(link, hello.epoch, received),
+            None => {
+                link.refuse(RefusalReason::UnknownSession)?;
+                Err(AcceptError::NotRunning {
+                    session: hello.session,
+                })
+            }
+        }
     }
 
     fn finish(&mut self) {

@@ -9,7 +9,7 @@ use std::thread;
 use super::*;
 use crate::replication::testing::compare::assert_equal;
 use crate::replication::testing::{TestCopy, eventually, hello, links};
-use crate::replication::wire::{HelloReply, Message};
+use crate::replication::wire::{HelloReply, Message, Start};
 use crate::{Secondary, SecondaryEvent};
 
 /// A primary, a copy that may follow it, and what the primary has told.
@@ -85,7 +85,11 @@ impl Pair {
         self.session += 1;
         let (dialled, accepted) = links();
         let mut hello = hello(1, self.session);
-        hello.in_sync = in_sync;
+        hello.start = if in_sync {
+            Start::Identical
+        } else {
+            Start::Compare
+        };
         let secondary = self.secondary.as_ref().unwrap();
         thread::scope(|scope| {
             let accepting = scope.spawn(|| {
@@ -228,7 +232,7 @@ fn regression_what_a_peer_acknowledged_before_proves_nothing() {
     };
     let (dialled, mut silent_peer) = links();
     let mut hello = hello(1, 1);
-    hello.in_sync = true;
+    hello.start = Start::Identical;
     thread::scope(|scope| {
         scope.spawn(|| {
             let hello = silent_peer.read_hello(Duration::from_secs(5)).unwrap();

@@ -2,9 +2,11 @@
 //!
 //! The two halves of a [`Link`] never wait for each other: the mutex around the TLS state is held to encrypt or decrypt
 //! a piece, never while the socket blocks. Only the sending half writes to the socket, so records leave in the order in
-//! which they were sealed. A dead peer hangs nobody: reads return [`Received::Idle`] every [`TICK`], and
+//! which they were sealed. Both can be moved to another connection ([`moving`]). A dead peer hangs nobody: reads return [`Received::Idle`] every [`TICK`], and
 //! [`LinkHandle::close`] from any thread ends both halves.
 
+mod kept;
+mod moving;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +19,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 use rustls::{ClientConnection, Connection, ProtocolVersion, ServerConnection};
 
+use self::kept::Kept;
+use self::moving::Shared;
 use super::wire::{self, Hello, HelloReply, Message, RefusalReason, WireError};
 use crate::Epoch;
 
@@ -32,6 +36,8 @@ const READ_BYTES: usize = 256 << 10;
 /// Bytes sealed before they are written to the socket: the peer opens one piece while the next is sealed (measured: 128 KiB
 /// writes 14 % faster than with pieces of 128 KiB). Also bounds how long the TLS state is locked.
 const SEAL_BYTES: usize = 32 << 10;
+/// Bytes that arrive before the peer is told that it need not keep them.
+const CONFIRM_EVERY: u64 = 64 << 10;
 
 /// The connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,12 @@ pub enum LinkError {
     /// The peer closed the connection.
     #[error("peer closed the mirror link")]
     Closed,
+    /// The peer never says what has arrived.
+    #[error("peer of the mirror link confirmed none of {bytes} bytes")]
+    Unconfirmed {
+        /// Bytes that are kept for it.
+        bytes: u64,
+    },
     /// The peer did not answer in time.
     #[error("no answer on the mirror link within {waited:?}")]
     TimedOut {
@@ -87,6 +99,10 @@ pub struct Link {
 #[derive(Debug)]
 pub struct LinkSender {
     shared: Arc<Shared>,
+    wire: Arc<Wire>,
+    kept: Kept,
+    /// Bytes written to the connection in use, or before it, since the session began.
+    written: u64,
     sealed: Vec<u8>,
 }
 
@@ -94,16 +110,21 @@ pub struct LinkSender {
 #[derive(Debug)]
 pub struct LinkReceiver {
     shared: Arc<Shared>,
+    wire: Arc<Wire>,
     sealed: Box<[u8]>,
     plain: BytesMut,
+    /// Bytes that arrived since the session began, and how many of them the peer was told of.
+    received: u64,
+    told: u64,
 }
 
-/// Ends the connection from any thread.
+/// Ends the connection from any thread, or moves it.
 #[derive(Clone, Debug)]
 pub struct LinkHandle(Arc<Shared>);
 
+/// One connection.
 #[derive(Debug)]
-struct Shared {
+struct Wire {
     socket: TcpStream,
     tls: Mutex<Connection>,
 }
@@ -131,19 +152,26 @@ impl Link {
             source,
         })?;
         tls.set_buffer_limit(None);
-        let shared = Arc::new(Shared {
+        let wire = Arc::new(Wire {
             socket,
             tls: Mutex::new(tls),
         });
+        let shared = Arc::new(Shared::new(wire.clone()));
         Ok(Link {
             sender: LinkSender {
                 shared: shared.clone(),
+                wire: wire.clone(),
+                kept: Kept::default(),
+                written: 0,
                 sealed: Vec::with_capacity(SEAL_BYTES + SEAL_BYTES / 8),
             },
             receiver: LinkReceiver {
                 shared,
+                wire,
                 sealed: vec![0; READ_BYTES].into_boxed_slice(),
                 plain: BytesMut::with_capacity(READ_BYTES),
+                received: 0,
+                told: 0,
             },
         })
     }
@@ -154,10 +182,10 @@ impl Link {
     /// `Tls` when the peer's certificate is not accepted, `TimedOut`, `NotTls13`, `Io`.
     pub fn establish(&mut self, patience: Duration) -> Result<(), LinkError> {
         let deadline = Instant::now() + patience;
-        let shared = self.receiver.shared.clone();
-        let mut tls = shared.tls.lock();
+        let wire = self.receiver.wire.clone();
+        let mut tls = wire.tls.lock();
         while tls.is_handshaking() || tls.wants_write() {
-            match shake(&mut tls, &shared.socket) {
+            match shake(&mut tls, &wire.socket) {
                 Ok(()) => {}
                 Err(error) if is_timeout(&error) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -215,7 +243,7 @@ impl Link {
             Epoch(0),
             &Message::HelloReply(HelloReply::Refused { reason }),
         )?;
-        let _ = self.receiver.shared.socket.shutdown(Shutdown::Write);
+        let _ = self.receiver.wire.socket.shutdown(Shutdown::Write);
         Ok(())
     }
 
@@ -243,7 +271,7 @@ impl Link {
     ) -> Result<(), LinkError> {
         let mut frame = Vec::new();
         wire::encode(&mut frame, epoch, 0, message);
-        self.sender.send(&frame)
+        self.sender.write(&frame)
     }
 
     /// Ends it from another thread.
@@ -251,9 +279,16 @@ impl Link {
         LinkHandle(self.receiver.shared.clone())
     }
 
-    /// The two halves.
-    pub(super) fn split(self) -> (LinkSender, LinkReceiver) {
+    /// The two halves, to be used by two threads: the greeting is over, from here on bytes are counted.
+    pub(super) fn split(mut self) -> (LinkSender, LinkReceiver) {
+        self.receiver.received = self.receiver.plain.len() as u64;
+        self.receiver.shared.inbox.lock().received = self.receiver.received;
         (self.sender, self.receiver)
+    }
+
+    /// The connection, and what it has brought after the greeting.
+    fn into_wire(self) -> (Arc<Wire>, BytesMut) {
+        (self.receiver.wire, self.receiver.plain)
     }
 
     fn read_message<T>(
@@ -280,22 +315,25 @@ impl Link {
 }
 
 impl LinkSender {
-    /// Sends everything, or fails; blocks while the peer does not read. After an error the link is of no use.
+    /// Sends `batch` after everything before it, or fails; blocks while the peer does not read. Over another connection when
+    /// the link was moved. Gives an empty buffer back. After an error the link is of no use.
     ///
     /// # Errors
-    /// `Io`, `Tls`.
-    pub fn send(&mut self, plain: &[u8]) -> Result<(), LinkError> {
-        for piece in plain.chunks(SEAL_BYTES) {
-            self.seal(piece)
-                .map_err(|source| from_io("encrypt for", source))?;
-            let written = (&self.shared.socket).write_all(&self.sealed);
-            self.sealed.clear();
-            written.map_err(|source| LinkError::Io {
-                step: "write to",
-                source,
-            })?;
+    /// `Io`, `Tls`, `Wire`, `Unconfirmed`.
+    pub fn send(&mut self, batch: Vec<u8>) -> Result<Vec<u8>, LinkError> {
+        self.kept.forget(self.shared.confirmed())?;
+        self.kept.push(batch)?;
+        while let Err(error) = self.write_kept() {
+            if !self.shared.has_moved_on() {
+                return Err(error);
+            }
         }
-        Ok(())
+        Ok(self.kept.spare())
+    }
+
+    /// Whether the link was moved since anything was sent.
+    pub(super) fn must_follow(&self) -> bool {
+        self.shared.is_onward()
     }
 
     /// Ends the connection from any thread.
@@ -303,23 +341,60 @@ impl LinkSender {
         LinkHandle(self.shared.clone())
     }
 
-    fn seal(&mut self, piece: &[u8]) -> io::Result<()> {
-        let mut tls = self.shared.tls.lock();
-        tls.writer().write_all(piece)?;
-        while tls.wants_write() {
-            tls.write_tls(&mut self.sealed)?;
+    fn write_kept(&mut self) -> Result<(), LinkError> {
+        if let Some(onward) = self.shared.take_onward() {
+            self.kept.check(onward.peer_received)?;
+            self.wire = onward.wire;
+            self.written = onward.peer_received;
+        }
+        loop {
+            let rest = self.kept.after(self.written);
+            let piece = &rest[..rest.len().min(SEAL_BYTES)];
+            if piece.is_empty() {
+                return Ok(());
+            }
+            write_piece(&self.wire, &mut self.sealed, piece)?;
+            self.written += piece.len() as u64;
+        }
+    }
+
+    /// Writes bytes of the greeting, which are neither counted nor kept.
+    fn write(&mut self, plain: &[u8]) -> Result<(), LinkError> {
+        for piece in plain.chunks(SEAL_BYTES) {
+            write_piece(&self.wire, &mut self.sealed, piece)?;
         }
         Ok(())
     }
 }
 
 impl LinkReceiver {
-    /// Waits for bytes, at most one [`TICK`].
+    /// Waits for bytes, at most one [`TICK`]. `Idle` as well while the link is being moved.
     ///
     /// # Errors
     /// `Io`, `Tls`.
     pub fn receive(&mut self) -> Result<Received, LinkError> {
-        let length = match (&self.shared.socket).read(&mut self.sealed) {
+        let shared = self.shared.clone();
+        let mut inbox = shared.inbox.lock();
+        if let Some((wire, brought)) = shared.next_inbox(&mut inbox) {
+            self.wire = wire;
+            self.plain.extend_from_slice(&brought);
+            inbox.received += brought.len() as u64;
+        } else if shared.is_moving() {
+            return Ok(Received::Idle);
+        }
+        let buffered = self.plain.len();
+        let received = self.receive_from_wire();
+        inbox.received += (self.plain.len() - buffered) as u64;
+        self.received = inbox.received;
+        match received {
+            Ok(Received::Closed) | Err(_) if shared.is_moving() => Ok(Received::Idle),
+            Ok(received) => Ok(received),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive_from_wire(&mut self) -> Result<Received, LinkError> {
+        let length = match (&self.wire.socket).read(&mut self.sealed) {
             Ok(0) => return Ok(Received::Closed),
             Ok(length) => length,
             Err(error) if is_timeout(&error) => return Ok(Received::Idle),
@@ -331,7 +406,7 @@ impl LinkReceiver {
             }
         };
         let mut input = &self.sealed[..length];
-        let mut tls = self.shared.tls.lock();
+        let mut tls = self.wire.tls.lock();
         let mut is_closed = false;
         while !input.is_empty() {
             tls.read_tls(&mut input).map_err(|source| LinkError::Io {
@@ -350,6 +425,15 @@ impl LinkReceiver {
         } else {
             Received::Bytes
         })
+    }
+
+    /// How many bytes have arrived in all, when it is time to tell the peer.
+    pub(super) fn to_confirm(&mut self) -> Option<u64> {
+        if self.received - self.told < CONFIRM_EVERY {
+            return None;
+        }
+        self.told = self.received;
+        Some(self.received)
     }
 
     /// What was decrypted and not yet consumed.
@@ -376,17 +460,31 @@ impl LinkReceiver {
     }
 }
 
-impl LinkHandle {
-    /// Ends both directions; blocked reads and writes return.
-    pub fn close(&self) {
+impl Wire {
+    fn close(&self) {
         // Fails only when the peer was faster.
-        let _ = self.0.socket.shutdown(Shutdown::Both);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
+}
 
-    /// Ends reading after what has arrived; writing goes on.
-    pub fn close_reading(&self) {
-        let _ = self.0.socket.shutdown(Shutdown::Read);
+fn write_piece(wire: &Wire, sealed: &mut Vec<u8>, piece: &[u8]) -> Result<(), LinkError> {
+    sealed.clear();
+    seal(wire, sealed, piece).map_err(|source| from_io("encrypt for", source))?;
+    (&wire.socket)
+        .write_all(sealed)
+        .map_err(|source| LinkError::Io {
+            step: "write to",
+            source,
+        })
+}
+
+fn seal(wire: &Wire, sealed: &mut Vec<u8>, piece: &[u8]) -> io::Result<()> {
+    let mut tls = wire.tls.lock();
+    tls.writer().write_all(piece)?;
+    while tls.wants_write() {
+        tls.write_tls(sealed)?;
     }
+    Ok(())
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {

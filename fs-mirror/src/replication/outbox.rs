@@ -10,9 +10,6 @@ use super::link::{LinkHandle, LinkSender};
 use super::wire::{self, ACK_SEQS_MAX, Acks, Message};
 use crate::Epoch;
 
-/// A buffer that one burst made larger than this is given back.
-const BUFFER_BYTES_KEPT_MAX: usize = 8 << 20;
-
 /// Both sides have one per session. How much it holds is bounded by what may be in flight.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -29,7 +26,7 @@ struct State {
     epoch: Epoch,
     /// Absent while somebody sends, and once the link has failed.
     sender: Option<LinkSender>,
-    /// Buffer of the last batch, to be used again.
+    /// Takes what is appended while a batch is being sent.
     spare: Vec<u8>,
     has_failed: bool,
     /// Something was sent since the last [`Outbox::take_was_used`].
@@ -92,31 +89,32 @@ impl Outbox {
         };
         loop {
             state.encode_acks();
-            if state.pending.is_empty() {
+            // Looked at under the lock: whoever moves the link kicks afterwards.
+            if state.pending.is_empty() && !sender.must_follow() {
                 state.sender = Some(sender);
                 return;
             }
-            let state_ref = &mut *state;
-            std::mem::swap(&mut state_ref.pending, &mut state_ref.spare);
-            let mut batch = std::mem::take(&mut state_ref.spare);
+            let spare = std::mem::take(&mut state.spare);
+            let batch = std::mem::replace(&mut state.pending, spare);
             drop(state);
-            let sent = sender.send(&batch);
+            let bytes = batch.len() as u64;
+            let sent = sender.send(batch);
             state = self.state.lock();
             state.was_used = true;
-            state.bytes_sent += batch.len() as u64;
-            batch.clear();
-            batch.shrink_to(BUFFER_BYTES_KEPT_MAX);
-            state.spare = batch;
-            if let Err(error) = sent {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "mirror link failed while sending"
-                );
-                state.has_failed = true;
-                state.pending = Vec::new();
-                drop(state);
-                self.link.close();
-                return;
+            state.bytes_sent += bytes;
+            match sent {
+                Ok(spare) => state.spare = spare,
+                Err(error) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "mirror link failed while sending"
+                    );
+                    state.has_failed = true;
+                    state.pending = Vec::new();
+                    drop(state);
+                    self.link.close();
+                    return;
+                }
             }
         }
     }

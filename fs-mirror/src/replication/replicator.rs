@@ -6,6 +6,7 @@
 
 mod delivery;
 mod outcome;
+mod resuming;
 mod session;
 mod window;
 
@@ -33,7 +34,7 @@ use super::core::{Action, Answer, Core, Event, Record};
 use super::link::Link;
 use super::shipping::{Completion, Shipping, Ticket, Verdict};
 use super::stats::ReplicationStats;
-use super::wire::{Hello, HelloReply, Message};
+use super::wire::{Hello, HelloReply, Message, Start, WireError};
 use crate::resync::Listener;
 use crate::{Epoch, Gate};
 
@@ -377,12 +378,18 @@ impl<C: Completion> Shared<C> {
         hello: &Hello,
         listener: Arc<dyn Listener>,
     ) -> Result<(), AttachError> {
-        let patience = match hello.in_sync {
-            true => GREETING_IN_SYNC_MAX,
-            false => GREETING_MAX,
+        let in_sync = hello.start == Start::Identical;
+        let patience = if in_sync {
+            GREETING_IN_SYNC_MAX
+        } else {
+            GREETING_MAX
         };
         match link.greet(hello, patience)? {
             HelloReply::Accepted => {}
+            reply @ HelloReply::Resumed { .. } => {
+                let error: WireError = Message::HelloReply(reply).unexpected();
+                return Err(AttachError::Link(error.into()));
+            }
             HelloReply::Refused { reason } => return Err(AttachError::Refused(reason)),
         }
         let (session, receiver) = Session::new(link, hello, listener);
@@ -392,13 +399,13 @@ impl<C: Completion> Shared<C> {
             state.check_hello(hello)?;
             state.core.on(Event::Attached {
                 session: hello.session,
-                in_sync: hello.in_sync,
+                in_sync,
             });
             state.running = Some(session.clone());
             state.last_session = hello.session;
             state.window = Window::new();
             state.stats = ReplicationStats::default();
-            self.binds_on_use.store(hello.in_sync, Ordering::Release);
+            self.binds_on_use.store(in_sync, Ordering::Release);
             self.session.store(hello.session, Ordering::Release);
             self.changed.notify_all();
         }
@@ -499,7 +506,7 @@ impl<C> State<C> {
                 current: self.epoch,
             });
         }
-        if hello.in_sync && !self.core.may_begin_in_sync() {
+        if hello.start == Start::Identical && !self.core.may_begin_in_sync() {
             return Err(AttachError::Diverged);
         }
         Ok(())

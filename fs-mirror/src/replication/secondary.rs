@@ -108,6 +108,12 @@ pub enum AcceptError {
     /// The epoch could not be made durable.
     #[error("persist the epoch")]
     NotDurable(#[source] EpochError),
+    /// The session that the primary wants to go on with does not run.
+    #[error("session {session} is not running")]
+    NotRunning {
+        /// Its number.
+        session: u64,
+    },
     /// No descriptor is left.
     #[error("open the copy")]
     Descriptor(#[source] io::Error),
@@ -211,6 +217,25 @@ impl ApplySession {
         session.spawn("mirror-receive", move || on_end(receiver.run()))?;
         session.spawn("mirror-pulse", move || pulse.keep_alive())?;
         Ok(session)
+    }
+
+    /// Goes on over `link`, over which the primary, which has `received` bytes of ours, says that the one before is silent.
+    ///
+    /// # Errors
+    /// `Link`: the connection failed, and the session is over.
+    pub fn resume(&self, mut link: Link, epoch: Epoch, received: u64) -> Result<(), AcceptError> {
+        let reply = HelloReply::Resumed {
+            received: self.shared.link.suspend(),
+        };
+        let resumed = link
+            .send_message(epoch, &Message::HelloReply(reply))
+            .and_then(|()| self.shared.link.resume(link, received));
+        if resumed.is_err() {
+            self.shared.link.close();
+        }
+        // What was lost with the other link goes out now.
+        self.shared.outbox.kick();
+        Ok(resumed?)
     }
 
     fn spawn(

@@ -5,8 +5,10 @@ pub(crate) mod compare;
 pub(crate) mod ops;
 pub(crate) mod primary;
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use rustls::{
 
 use super::link::Link;
 use super::shipping::{Completion, Verdict};
-use super::wire::Hello;
+use super::wire::{Hello, Start};
 use crate::{Copy, CopyConfig, Epoch};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +94,26 @@ pub(crate) fn links() -> (Link, Link) {
     (client, Link::server(server, AUTHORITY.server()).unwrap())
 }
 
+/// A connection on which everything can go astray, both ways, without an end of either side noticing.
+pub(crate) fn links_through(is_lost: &Arc<AtomicBool>) -> (Link, Link) {
+    let (client, near) = sockets();
+    let (far, server) = sockets();
+    for (from, to) in [(&near, &far), (&far, &near)] {
+        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+        let is_lost = is_lost.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 8192];
+            while let Ok(length @ 1..) = from.read(&mut bytes) {
+                if !is_lost.load(Ordering::Acquire) && to.write_all(&bytes[..length]).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let client = Link::client(client, AUTHORITY.client(&[&rustls::version::TLS13])).unwrap();
+    (client, Link::server(server, AUTHORITY.server()).unwrap())
+}
+
 pub(crate) fn hello(epoch: u64, session: u64) -> Hello {
     Hello {
         module: "test".into(),
@@ -99,7 +121,7 @@ pub(crate) fn hello(epoch: u64, session: u64) -> Hello {
         to: 2,
         epoch: Epoch(epoch),
         session,
-        in_sync: false,
+        start: Start::Compare,
     }
 }
 

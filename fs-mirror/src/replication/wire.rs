@@ -10,14 +10,14 @@ mod greeting;
 #[cfg(test)]
 mod tests;
 
-pub use greeting::{Hello, HelloReply, RefusalReason};
+pub use greeting::{Hello, HelloReply, RefusalReason, Start};
 
 use self::cursor::Cursor;
 use super::change::{Change, FileId};
 use crate::Epoch;
 
 /// Version of the frame format that this build speaks.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 /// Bytes of file content in one frame.
 pub const DATA_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one frame's payload: the data and whatever describes it.
@@ -112,6 +112,8 @@ pub(super) mod tag {
     pub(crate) const NEED_BLOCK: u8 = 7;
     pub(crate) const REFUSED: u8 = 8;
     pub(crate) const EPOCH_CHANGE: u8 = 9;
+    pub(crate) const HELLO_RESUMED: u8 = 10;
+    pub(crate) const RECEIVED: u8 = 11;
     pub(crate) const CREATE: u8 = 16;
     pub(crate) const LINK: u8 = 17;
     pub(crate) const UNLINK: u8 = 18;
@@ -195,6 +197,11 @@ pub enum Message<'a> {
         seq: u64,
         /// Why, as in `errno(3)`.
         errno: i32,
+    },
+    /// Either way: so many bytes of the session have arrived and need not be kept.
+    Received {
+        /// Bytes since the session began.
+        bytes: u64,
     },
     /// Primary to secondary: the epoch of this frame is in force; acknowledged once it is persisted.
     EpochChange,
@@ -293,7 +300,9 @@ fn type_of(message: &Message<'_>) -> u8 {
     match message {
         Message::Hello(_) => tag::HELLO,
         Message::HelloReply(HelloReply::Accepted) => tag::HELLO_ACCEPTED,
+        Message::HelloReply(HelloReply::Resumed { .. }) => tag::HELLO_RESUMED,
         Message::HelloReply(HelloReply::Refused { .. }) => tag::HELLO_REFUSED,
+        Message::Received { .. } => tag::RECEIVED,
         Message::Ping => tag::PING,
         Message::Pong => tag::PONG,
         Message::Ack(_) => tag::ACK,
@@ -318,6 +327,8 @@ fn encode_payload(out: &mut Vec<u8>, message: &Message<'_>) {
         | Message::EpochChange
         | Message::HelloReply(HelloReply::Accepted) => {}
         Message::Hello(hello) => hello.encode(out),
+        Message::HelloReply(HelloReply::Resumed { received: bytes })
+        | Message::Received { bytes } => out.extend_from_slice(&bytes.to_le_bytes()),
         Message::HelloReply(HelloReply::Refused { reason }) => reason.encode(out),
         Message::Ack(acks) => {
             for seq in acks.iter() {
@@ -341,6 +352,12 @@ fn decode_payload<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, WireError>
     Ok(match cursor.kind() {
         tag::HELLO => Message::Hello(Hello::decode(cursor)?),
         tag::HELLO_ACCEPTED => Message::HelloReply(HelloReply::Accepted),
+        tag::HELLO_RESUMED => Message::HelloReply(HelloReply::Resumed {
+            received: cursor.u64()?,
+        }),
+        tag::RECEIVED => Message::Received {
+            bytes: cursor.u64()?,
+        },
         tag::HELLO_REFUSED => Message::HelloReply(HelloReply::Refused {
             reason: RefusalReason::decode(cursor)?,
         }),

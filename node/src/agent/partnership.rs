@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use consensus::ProposeError;
 use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, ServerId, Wanted};
-use fs_mirror::{Hello, Primary, PrimaryEvent};
+use fs_mirror::{Hello, Primary, PrimaryEvent, Start};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -203,6 +203,15 @@ impl Partnership {
                     session
                 }
             },
+            PrimaryEvent::LinkQuiet { session: quiet } => {
+                match session {
+                    Session::Attached { id } | Session::CaughtUp { id } if id == quiet => {
+                        self.resume(id);
+                    }
+                    Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {}
+                }
+                session
+            }
             PrimaryEvent::Resynced {
                 session: id,
                 bytes_total,
@@ -247,14 +256,12 @@ impl Partnership {
         if record.wanted_on(peer) != Wanted::Started {
             return failed;
         }
-        let hello = Hello {
-            module: self.module.to_string(),
-            from: self.member.id().0,
-            to: peer.0,
-            epoch: fs_mirror::Epoch(record.epoch.0),
-            session: id,
-            in_sync,
+        let start = if in_sync {
+            Start::Identical
+        } else {
+            Start::Compare
         };
+        let hello = self.hello(record, peer, id, start);
         let dialled = self.member.dial_mirror(peer);
         let dialled = match dial_until {
             None => dialled.await,
@@ -288,6 +295,47 @@ impl Partnership {
                 tracing::error!(module = %self.module, %error, "attaching the secondary panicked");
                 failed
             }
+        }
+    }
+
+    /// One LAN less is no reason to lose the secondary: goes on with the session over whichever LAN answers. Should none, the
+    /// session ends by its own limit.
+    fn resume(&self, session: u64) {
+        let Some((record, peer)) = self.record().and_then(|record| {
+            let peer = record.peer_of(self.member.id())?;
+            Some((record, peer))
+        }) else {
+            return;
+        };
+        let hello = self.hello(&record, peer, session, Start::Compare);
+        let (member, primary) = (Arc::clone(&self.member), Arc::clone(&self.primary));
+        let module = self.module.clone();
+        tokio::spawn(async move {
+            let link = match member.dial_mirror(peer).await {
+                Ok(link) => link,
+                Err(error) => {
+                    tracing::debug!(%module, %error, "no LAN to server {peer} answers");
+                    return;
+                }
+            };
+            match tokio::task::spawn_blocking(move || primary.resume(link, hello)).await {
+                Ok(Ok(())) => tracing::info!(%module, "the stream goes on over another connection"),
+                Ok(Err(error)) => {
+                    tracing::info!(%module, %error, "the stream does not go on over another connection");
+                }
+                Err(error) => tracing::error!(%module, %error, "moving the stream panicked"),
+            }
+        });
+    }
+
+    fn hello(&self, record: &MirrorRecord, peer: ServerId, session: u64, start: Start) -> Hello {
+        Hello {
+            module: self.module.to_string(),
+            from: self.member.id().0,
+            to: peer.0,
+            epoch: fs_mirror::Epoch(record.epoch.0),
+            session,
+            start,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use consensus::state::{Epoch, MirrorRecord, ServerId};
-use fs_mirror::{Hello, Link, RefusalReason};
+use fs_mirror::{Hello, Link, RefusalReason, Start};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -125,7 +125,7 @@ impl Agent {
             }
             return;
         }
-        let is_credible = !hello.in_sync
+        let is_credible = hello.start != Start::Identical
             || record
                 .as_ref()
                 .is_some_and(|record| is_in_step(record, &hello, me));

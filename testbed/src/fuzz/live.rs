@@ -18,7 +18,7 @@ use crate::wait::boot_ns;
 use anyhow::{Context as _, ensure};
 use caller::Caller;
 use fs_mirror::replication::wire::{self, Message};
-use fs_mirror::{Epoch, Hello};
+use fs_mirror::{Epoch, Hello, Start};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -150,7 +150,7 @@ fn hello(arena: &Arena, attack: Attack, epoch: Epoch) -> anyhow::Result<Vec<u8>>
         to: 2,
         epoch,
         session: newest.context("the secondary has had no session")? + 1,
-        in_sync: false,
+        start: Start::Compare,
     };
     let mut frame = Vec::new();
     wire::encode(&mut frame, epoch, 0, &Message::Hello(hello));

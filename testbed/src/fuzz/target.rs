@@ -5,7 +5,9 @@ use fs_mirror::Epoch;
 use fs_mirror::replication::change::{
     AttributeChange, Attributes, Change, FileId, Kind as FileKind, Time,
 };
-use fs_mirror::replication::wire::{self, Acks, Block, Hello, HelloReply, Message, RefusalReason};
+use fs_mirror::replication::wire::{
+    self, Acks, Block, Hello, HelloReply, Message, RefusalReason, Start,
+};
 use prost::Message as _;
 
 /// A door that other members use.
@@ -222,7 +224,7 @@ fn mirror() -> Vec<Vec<u8>> {
         to: TO,
         epoch: CORPUS_EPOCH,
         session: 7,
-        in_sync: false,
+        start: Start::Resume { received: 5 },
     };
     let block = Block {
         file: FileId(12),
@@ -233,7 +235,9 @@ fn mirror() -> Vec<Vec<u8>> {
     let mut messages = vec![
         Message::Hello(hello),
         Message::HelloReply(HelloReply::Accepted),
+        Message::HelloReply(HelloReply::Resumed { received: 9 }),
         Message::HelloReply(HelloReply::Refused { reason }),
+        Message::Received { bytes: 9 },
         Message::Ping,
         Message::Pong,
         Message::Ack(Acks::new(&[1, 2, 3])),

@@ -18,6 +18,12 @@ pub enum ReplicatorEvent {
         /// Why.
         cause: LossCause,
     },
+    /// Nothing is heard over the link: another may do better ([`super::Replicator::resume`]). Told once, until something is
+    /// heard again.
+    LinkQuiet {
+        /// The session.
+        session: u64,
+    },
 }
 
 /// Why a session ended.
@@ -62,6 +68,9 @@ pub enum LossCause {
     /// The file system could not name a change to the secondary.
     #[error("{0}")]
     Abandoned(&'static str),
+    /// The peer would not go on over another link.
+    #[error("the secondary did not take another link: {0}")]
+    NotResumed(RefusalReason),
     /// We ended it.
     #[error("the primary ended the session")]
     Ended,
@@ -80,6 +89,12 @@ pub enum AttachError {
     #[error("session {session} is still running")]
     Busy {
         /// Its number; 0 when it is only beginning.
+        session: u64,
+    },
+    /// The session that should go on over another link is over.
+    #[error("session {session} does not run")]
+    NotRunning {
+        /// Its number.
         session: u64,
     },
     /// The greeting's epoch is not ours.

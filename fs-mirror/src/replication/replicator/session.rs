@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::resuming::QUIET_AFTER;
 use super::{
     ACKNOWLEDGE_MAX, ACKNOWLEDGE_RESYNC_MAX, Completion, LossCause, PEER_SILENCE_MAX, PING_AFTER,
-    Shared, Verdict,
+    ReplicatorEvent, Shared, Verdict,
 };
 use crate::Epoch;
 use crate::replication::link::{Link, LinkError, LinkHandle, LinkReceiver, Received};
@@ -23,7 +24,7 @@ pub(super) struct Session {
     pub(super) listener: Arc<dyn Listener>,
     /// Epoch of the greeting: the secondary answers in no older one.
     epoch: Epoch,
-    link: LinkHandle,
+    pub(super) link: LinkHandle,
     ending: Mutex<Ending>,
     ended: Condvar,
 }
@@ -135,6 +136,8 @@ struct Reader<'s, C: Completion> {
     shared: &'s Shared<C>,
     receiver: LinkReceiver,
     heard_at: Instant,
+    /// The silence was told.
+    is_quiet: bool,
     checked_at: Instant,
     /// Requests to be answered, emptied after each batch of frames.
     due: Vec<C>,
@@ -149,6 +152,7 @@ impl<'s, C: Completion> Reader<'s, C> {
             shared,
             receiver,
             heard_at: now,
+            is_quiet: false,
             checked_at: now,
             due: Vec::new(),
             acknowledged: Vec::new(),
@@ -160,8 +164,15 @@ impl<'s, C: Completion> Reader<'s, C> {
             let outcome = self.handle_frames();
             self.answer();
             outcome?;
+            if let Some(bytes) = self.receiver.to_confirm() {
+                // Leaves with what is sent next.
+                self.session.outbox.append(0, &Message::Received { bytes });
+            }
             match self.receiver.receive()? {
-                Received::Bytes => self.heard_at = Instant::now(),
+                Received::Bytes => {
+                    self.heard_at = Instant::now();
+                    self.is_quiet = false;
+                }
                 Received::Closed => return Err(LinkError::Closed.into()),
                 Received::Idle => self.check_silence()?,
             }
@@ -189,6 +200,7 @@ impl<'s, C: Completion> Reader<'s, C> {
                 }
                 Message::Refused { seq, errno } => return Err(LossCause::Refused { seq, errno }),
                 Message::Pong => {}
+                Message::Received { bytes } => self.session.link.confirm(bytes),
                 other @ (Message::Hello(_)
                 | Message::HelloReply(_)
                 | Message::Ping
@@ -211,13 +223,17 @@ impl<'s, C: Completion> Reader<'s, C> {
         }
     }
 
-    fn check_silence(&self) -> Result<(), LossCause> {
+    fn check_silence(&mut self) -> Result<(), LossCause> {
         let silent = self.heard_at.elapsed();
         if silent > PEER_SILENCE_MAX {
-            Err(LossCause::Silent { silent })
-        } else {
-            Ok(())
+            return Err(LossCause::Silent { silent });
         }
+        if silent > QUIET_AFTER && !std::mem::replace(&mut self.is_quiet, true) {
+            (self.shared.events)(ReplicatorEvent::LinkQuiet {
+                session: self.session.id,
+            });
+        }
+        Ok(())
     }
 
     fn check_speed(&mut self) -> Result<(), LossCause> {

@@ -84,9 +84,12 @@ impl Fixture {
     }
 
     fn loss(&self) -> LossCause {
-        let ReplicatorEvent::SessionLost { cause, .. } =
-            self.events.recv_timeout(PATIENCE).unwrap();
-        cause
+        loop {
+            match self.events.recv_timeout(PATIENCE).unwrap() {
+                ReplicatorEvent::SessionLost { cause, .. } => return cause,
+                ReplicatorEvent::LinkQuiet { .. } => {}
+            }
+        }
     }
 }
 
@@ -94,7 +97,7 @@ impl Peer {
     fn send(&mut self, message: &Message<'_>) {
         let mut frame = Vec::new();
         wire::encode(&mut frame, self.epoch, 0, message);
-        self.sender.send(&frame).unwrap();
+        self.sender.send(frame).unwrap();
     }
 
     fn ack(&mut self, seqs: &[u64]) {
@@ -429,7 +432,7 @@ fn sessions_begin_only_when_they_may() {
         Err(AttachError::StaleEpoch { .. })
     ));
     let in_sync = Hello {
-        in_sync: true,
+        start: Start::Identical,
         ..hello(5, 1)
     };
     assert!(matches!(
@@ -482,7 +485,7 @@ fn after_a_switchover_changes_wait_for_the_first_session() {
     });
     let mut peer = fixture
         .try_attach(&Hello {
-            in_sync: true,
+            start: Start::Identical,
             ..hello(5, 1)
         })
         .unwrap();
@@ -569,7 +572,7 @@ fn regression_silent_peer_of_a_switchover_is_given_up_soon() {
     let (client, server) = links();
     let began = std::time::Instant::now();
     let hello = Hello {
-        in_sync: true,
+        start: Start::Identical,
         ..hello(5, 1)
     };
     let attached = fixture

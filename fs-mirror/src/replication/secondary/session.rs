@@ -214,6 +214,10 @@ impl Receiver {
                 }
                 self.on_frame(length)?;
             }
+            if let Some(bytes) = self.receiver.to_confirm() {
+                self.shared.outbox.append(0, &Message::Received { bytes });
+                self.acks_gathered += 1;
+            }
             self.flush();
             if self.shared.has_failed() {
                 return Err(EndCause::Finished);
@@ -291,6 +295,7 @@ impl Receiver {
                 self.shared.outbox.append(0, &Message::Pong);
                 self.shared.outbox.kick();
             }
+            Message::Received { bytes } => self.shared.link.confirm(bytes),
             other @ (Message::Hello(_)
             | Message::HelloReply(_)
             | Message::Pong

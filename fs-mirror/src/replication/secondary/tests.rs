@@ -4,14 +4,15 @@ mod aside;
 mod hostile;
 mod trees;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 
 use super::*;
 use crate::Gate;
 use crate::replication::replicator::{AttachError, Replicator};
 use crate::replication::testing::primary::Primary;
-use crate::replication::testing::{Request, TestCopy, hello, links};
-use crate::replication::wire::Hello;
+use crate::replication::testing::{PATIENCE, Request, TestCopy, hello, links, links_through};
+use crate::replication::wire::{Hello, Start};
 
 /// A primary's directory and a copy of it, in one session.
 struct Mirror {
@@ -21,6 +22,7 @@ struct Mirror {
     replicator: Arc<Replicator<Request>>,
     session: ApplySession,
     ended: mpsc::Receiver<EndCause>,
+    is_lost: Arc<AtomicBool>,
 }
 
 impl Mirror {
@@ -53,8 +55,16 @@ impl Mirror {
         let replicator =
             Arc::new(Replicator::start(Epoch(3), false, gate, Box::new(|_| {})).unwrap());
         let mut primary = Primary::alone(source.path().to_owned());
-        let (session, ended) =
-            connect(&replicator, &copy, &hello(3, 1), &primary, options).unwrap();
+        let is_lost = Arc::default();
+        let (session, ended) = connect(
+            links_through(&is_lost),
+            &replicator,
+            &copy,
+            &hello(3, 1),
+            &primary,
+            options,
+        )
+        .unwrap();
         primary.attach(replicator.clone());
         Mirror {
             source,
@@ -63,13 +73,34 @@ impl Mirror {
             replicator,
             session,
             ended,
+            is_lost,
         }
     }
 
+    /// From now on nothing gets through, either way, and nobody is told.
+    fn lose_link(&mut self) {
+        self.is_lost.store(true, Ordering::Release);
+        self.is_lost = Arc::default();
+    }
+
+    /// The session goes on over another link.
+    fn resume(&self) {
+        let (client, mut server) = links_through(&self.is_lost);
+        let session = &self.session;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let hello = server.read_hello(PATIENCE).unwrap();
+                let Start::Resume { received } = hello.start else {
+                    panic!("{hello:?} does not resume");
+                };
+                session.resume(server, hello.epoch, received).unwrap();
+            });
+            self.replicator.resume(client, hello(3, 1)).unwrap();
+        });
+    }
+
     fn assert_equal(&self) {
-        self.replicator
-            .wait_idle(crate::replication::testing::PATIENCE)
-            .unwrap();
+        self.replicator.wait_idle(PATIENCE).unwrap();
         crate::replication::testing::compare::assert_equal(self.source.path(), &self.copy.path());
     }
 }
@@ -77,19 +108,17 @@ impl Mirror {
 type Connected = (ApplySession, mpsc::Receiver<EndCause>);
 
 fn connect(
+    (client, mut server): (Link, Link),
     replicator: &Replicator<Request>,
     copy: &TestCopy,
     hello: &Hello,
     primary: &Primary,
     options: Options,
 ) -> Result<Connected, AttachError> {
-    let (client, mut server) = links();
     let (told, ended) = mpsc::channel();
     let copy = copy.copy.clone();
     let accepting = std::thread::spawn(move || {
-        let hello = server
-            .read_hello(crate::replication::testing::PATIENCE)
-            .unwrap();
+        let hello = server.read_hello(PATIENCE).unwrap();
         let on_end = Box::new(move |cause| drop(told.send(cause)));
         ApplySession::accept(copy, server, &hello, options, on_end)
     });

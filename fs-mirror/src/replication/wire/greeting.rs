@@ -17,10 +17,24 @@ pub struct Hello {
     pub to: u64,
     /// Tenure of the primary.
     pub epoch: Epoch,
-    /// Number of the session, never used before by this primary, greater than all before; not 0.
+    /// Number of the session, greater than all before of this primary, unless it is resumed; not 0.
     pub session: u64,
+    /// From where.
+    pub start: Start,
+}
+
+/// From where a session starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// The copies may differ: everything is listed and compared.
+    Compare,
     /// Both copies are identical (first session after a switchover): nothing is listed or hashed.
-    pub in_sync: bool,
+    Identical,
+    /// The session runs: this link takes the place of the one before, which has gone silent.
+    Resume {
+        /// Bytes that have arrived at the primary since the session began.
+        received: u64,
+    },
 }
 
 /// The answer of the copy that was dialled.
@@ -28,6 +42,11 @@ pub struct Hello {
 pub enum HelloReply {
     /// The session runs; the epoch is persisted.
     Accepted,
+    /// The session goes on over this link.
+    Resumed {
+        /// Bytes that have arrived at the secondary since the session began.
+        received: u64,
+    },
     /// It does not.
     Refused {
         /// Why.
@@ -71,6 +90,9 @@ pub enum RefusalReason {
     /// Its own state could not be read or persisted.
     #[error("it cannot persist its epoch")]
     NotDurable,
+    /// The session that should be resumed does not run there.
+    #[error("it does not follow that session")]
+    UnknownSession,
 }
 
 impl Hello {
@@ -82,7 +104,7 @@ impl Hello {
         out.extend_from_slice(&self.to.to_le_bytes());
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.session.to_le_bytes());
-        out.push(u8::from(self.in_sync));
+        self.start.encode(out);
     }
 
     pub(super) fn decode(cursor: &mut Cursor<'_>) -> Result<Hello, WireError> {
@@ -102,7 +124,7 @@ impl Hello {
             to: cursor.u64()?,
             epoch: Epoch(cursor.u64()?),
             session: cursor.u64()?,
-            in_sync: cursor.bool()?,
+            start: Start::decode(cursor)?,
         };
         match hello.session {
             0 => Err(WireError::OutOfRange {
@@ -110,6 +132,36 @@ impl Hello {
                 value: 0,
             }),
             _ => Ok(hello),
+        }
+    }
+}
+
+impl Start {
+    fn encode(self, out: &mut Vec<u8>) {
+        let (code, received) = match self {
+            Start::Compare => (0, 0),
+            Start::Identical => (1, 0),
+            Start::Resume { received } => (2, received),
+        };
+        out.push(code);
+        out.extend_from_slice(&received.to_le_bytes());
+    }
+
+    fn decode(cursor: &mut Cursor<'_>) -> Result<Start, WireError> {
+        let code = cursor.u8()?;
+        let received = cursor.u64()?;
+        match (code, received) {
+            (0, 0) => Ok(Start::Compare),
+            (1, 0) => Ok(Start::Identical),
+            (2, received) => Ok(Start::Resume { received }),
+            (0 | 1, value) => Err(WireError::OutOfRange {
+                field: "bytes received before the session",
+                value,
+            }),
+            (unknown, _) => Err(WireError::OutOfRange {
+                field: "start of the session",
+                value: u64::from(unknown),
+            }),
         }
     }
 }
@@ -124,6 +176,7 @@ impl RefusalReason {
             RefusalReason::NotSecondary => (5, 0),
             RefusalReason::Busy { session } => (6, session),
             RefusalReason::NotDurable => (7, 0),
+            RefusalReason::UnknownSession => (8, 0),
         };
         out.push(code);
         out.extend_from_slice(&value.to_le_bytes());
@@ -144,6 +197,7 @@ impl RefusalReason {
             5 => RefusalReason::NotSecondary,
             6 => RefusalReason::Busy { session: value },
             7 => RefusalReason::NotDurable,
+            8 => RefusalReason::UnknownSession,
             unknown => {
                 return Err(WireError::OutOfRange {
                     field: "refusal",

@@ -185,15 +185,25 @@ proptest! {
 
 #[test]
 fn hello_round_trips() {
-    let hello = Hello {
-        module: "pg".into(),
-        from: 1,
-        to: 2,
-        epoch: Epoch(9),
-        session: 4,
-        in_sync: true,
-    };
-    round_trip(Message::Hello(hello), 9, 0);
+    for start in [
+        Start::Compare,
+        Start::Identical,
+        Start::Resume { received: 0 },
+        Start::Resume { received: u64::MAX },
+    ] {
+        let hello = Hello {
+            module: "pg".into(),
+            from: 1,
+            to: 2,
+            epoch: Epoch(9),
+            session: 4,
+            start,
+        };
+        round_trip(Message::Hello(hello), 9, 0);
+    }
+    let reply = HelloReply::Resumed { received: 1 << 40 };
+    round_trip(Message::HelloReply(reply), 9, 0);
+    round_trip(Message::Received { bytes: 1 << 40 }, 9, 0);
 }
 
 #[test]

@@ -56,7 +56,11 @@ impl Raw {
     fn send(&mut self, epoch: u64, seq: u64, message: &Message<'_>) {
         let mut frame = Vec::new();
         wire::encode(&mut frame, Epoch(epoch), seq, message);
-        self.sender.send(&frame).unwrap();
+        self.sender.send(frame).unwrap();
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.sender.send(bytes.to_vec()).unwrap();
     }
 
     fn change(&mut self, seq: u64, change: Change<'_>) {
@@ -135,15 +139,11 @@ fn frames_of_an_older_epoch_end_the_session_unapplied() {
 fn nonsense_ends_the_session() {
     type Misbehave = fn(&mut Raw);
     let cases: [(&str, Misbehave); 6] = [
-        ("absurd length", |raw| {
-            raw.sender.send(&u32::MAX.to_le_bytes()).unwrap()
-        }),
+        ("absurd length", |raw| raw.raw(&u32::MAX.to_le_bytes())),
         ("unknown type", |raw| {
-            raw.sender
-                .send(&[
-                    17, 0, 0, 0, 99, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                ])
-                .unwrap()
+            raw.raw(&[
+                17, 0, 0, 0, 99, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            ])
         }),
         ("a second greeting", |raw| {
             raw.send(4, 0, &Message::Hello(hello(4, 2)))
@@ -387,7 +387,7 @@ proptest! {
             frame.extend_from_slice(&4u64.to_le_bytes());
             frame.extend_from_slice(&seq.to_le_bytes());
             frame.extend_from_slice(payload);
-            if raw.sender.send(&frame).is_err() {
+            if raw.sender.send(frame).is_err() {
                 break;
             }
         }

@@ -8,7 +8,6 @@ use rustix::fs::XattrFlags;
 use super::*;
 use crate::replication::change::{AttributeChange, Attributes, Change, FileId, Kind, Time};
 use crate::replication::shipping::{Shipping, Ticket};
-use crate::replication::testing::PATIENCE;
 use crate::replication::testing::ops::{Op, ops};
 use crate::replication::testing::primary::attributes;
 
@@ -64,6 +63,38 @@ proptest! {
         mirror.assert_equal();
         mirror.primary.apply(&live);
         mirror.assert_equal();
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    #[test]
+    fn a_session_that_goes_on_over_another_link_loses_nothing(
+        before in ops(0..60),
+        lost in ops(1..60),
+        after in ops(0..60),
+        resyncs: bool,
+    ) {
+        let mut mirror = if resyncs {
+            let (source, copy) = (tempfile::tempdir().unwrap(), TestCopy::new());
+            Primary::alone(copy.path()).apply(&after);
+            let mut mirror = Mirror::over(source, copy);
+            mirror.primary.resync();
+            mirror
+        } else {
+            Mirror::of_empty_trees()
+        };
+        mirror.primary.apply(&before);
+        mirror.lose_link();
+        mirror.primary.apply(&lost);
+        mirror.resume();
+        mirror.primary.apply(&after);
+        mirror.lose_link();
+        mirror.resume();
+        mirror.assert_equal();
+        mirror.primary.assert_all_answered();
+        prop_assert_eq!(mirror.replicator.session(), 1);
     }
 }
 
