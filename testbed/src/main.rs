@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use testbed::exploration::command_line::ExploreOptions;
 use testbed::lab::command_line::LabCommand;
+use testbed::oracle::mount_probe;
 use testbed::planted::table::PlantedOptions;
 use testbed::scenario::command_line::ScenarioCommand;
 use testbed::simulation::command_line::SimulateOptions;
@@ -53,6 +54,8 @@ enum Action {
     Enter(lab::holder::Entering),
     #[command(name = "__pass-through", hide = true)]
     PassThrough(bench::pass_through::Options),
+    #[command(name = "__probe-mount", hide = true)]
+    ProbeMount(mount_probe::Options),
     #[command(name = "__load", hide = true)]
     Load(bench::load::Options),
 }
@@ -91,6 +94,7 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
         Action::Init => lab::holder::init(),
         Action::Enter(entering) => lab::holder::enter_and_run(&entering),
         Action::PassThrough(options) => bench::pass_through::run(&options),
+        Action::ProbeMount(options) => mount_probe::run(&options),
         Action::Load(options) => bench::load::run(&options),
     }
 }

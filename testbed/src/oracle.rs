@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod leaks;
+pub mod mount_probe;
 pub mod recorder;
 pub mod roles;
 pub mod target;
