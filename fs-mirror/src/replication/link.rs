@@ -428,7 +428,7 @@ impl LinkReceiver {
     }
 
     /// How many bytes have arrived in all, when it is time to tell the peer.
-    pub(super) fn to_confirm(&mut self) -> Option<u64> {
+    pub(super) fn take_unconfirmed(&mut self) -> Option<u64> {
         if self.received - self.told < CONFIRM_EVERY {
             return None;
         }

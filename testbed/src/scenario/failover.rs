@@ -201,7 +201,10 @@ pub(super) fn swap(arena: &mut Arena) -> anyhow::Result<Figures> {
     arena.primary()?;
     for server in [&primary, &other] {
         let copied = arena.cluster().own_state(server)?.resync_bytes_sent;
-        ensure!(copied == 0, "{server} copied {copied} bytes in a switchover");
+        ensure!(
+            copied == 0,
+            "{server} copied {copied} bytes in a switchover"
+        );
     }
     let gap = arena.recorder()?.longest_gap_ms(began, wait::boot_ns());
     figures.set("gap_ms", gap);

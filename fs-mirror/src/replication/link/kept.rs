@@ -75,14 +75,18 @@ impl Kept {
 
     /// The bytes from `position` to the end of their batch; none at the end.
     pub(super) fn after(&self, position: u64) -> &[u8] {
-        let mut start = self.from;
-        for batch in &self.batches {
-            let end = start + batch.len() as u64;
-            if position < end {
-                // Within the batch, so it fits.
-                return &batch[position.saturating_sub(start) as usize..];
+        let mut end = self.to;
+        // From the back: what was sent last is what is asked for.
+        for batch in self.batches.iter().rev() {
+            let start = end - batch.len() as u64;
+            if position >= end {
+                break;
             }
-            start = end;
+            if position >= start {
+                // Within the batch, so it fits.
+                return &batch[(position - start) as usize..];
+            }
+            end = start;
         }
         &[]
     }

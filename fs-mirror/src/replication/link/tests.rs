@@ -243,7 +243,7 @@ fn receive_all(mut receiver: LinkReceiver, other: &LinkHandle, progress: &Atomic
         position += bytes.len();
         receiver.advance(bytes.len());
         progress.store(position as u64, Ordering::Release);
-        if let Some(bytes) = receiver.to_confirm() {
+        if let Some(bytes) = receiver.take_unconfirmed() {
             other.confirm(bytes);
         }
     }

@@ -164,7 +164,7 @@ impl<'s, C: Completion> Reader<'s, C> {
             let outcome = self.handle_frames();
             self.answer();
             outcome?;
-            if let Some(bytes) = self.receiver.to_confirm() {
+            if let Some(bytes) = self.receiver.take_unconfirmed() {
                 // Leaves with what is sent next.
                 self.session.outbox.append(0, &Message::Received { bytes });
             }

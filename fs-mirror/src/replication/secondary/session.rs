@@ -214,7 +214,7 @@ impl Receiver {
                 }
                 self.on_frame(length)?;
             }
-            if let Some(bytes) = self.receiver.to_confirm() {
+            if let Some(bytes) = self.receiver.take_unconfirmed() {
                 self.shared.outbox.append(0, &Message::Received { bytes });
                 self.acks_gathered += 1;
             }
