@@ -16,6 +16,7 @@ use super::PROPOSAL_DEADLINE;
 use super::open_addition::OpenAddition;
 use super::warden::Warden;
 use crate::core::partnership::{Facts, Move, Stream, next_move};
+use crate::core::readmission::Readmission;
 use crate::member::Member;
 
 /// How long the peer may be dialled for the first session after a switchover, before it is dropped and reintegrated instead.
@@ -78,6 +79,19 @@ impl Session {
     }
 }
 
+/// When the peer may be dialled again.
+struct Admission {
+    readmission: Readmission,
+    attached_at: Instant,
+    not_before: Instant,
+}
+
+impl Admission {
+    fn on_loss(&mut self, now: Instant) {
+        self.not_before = now + self.readmission.on_loss(now - self.attached_at);
+    }
+}
+
 impl Partnership {
     /// Works until this server is not the primary any more, or the task is ended.
     pub(super) async fn run(mut self) {
@@ -85,12 +99,17 @@ impl Partnership {
         let mut applied = self.member.consensus.watch();
         let mut fresh = self.member.fresh();
         let mut session = Session::None { retry_at: started };
+        let mut admission = Admission {
+            readmission: Readmission::default(),
+            attached_at: started,
+            not_before: started,
+        };
         let mut adopted = None;
         let mut partner = None;
         loop {
             applied.borrow_and_update();
             while let Ok(event) = self.events.try_recv() {
-                session = self.on_event(event, session);
+                session = self.on_event(event, session, &mut admission);
             }
             let Some(record) = self.record() else { return };
             let is_adopted = self.adopt(&record, &mut adopted);
@@ -117,7 +136,13 @@ impl Partnership {
             };
             if session.is_due(Instant::now()) {
                 match next_move(&record, facts) {
+                    Move::Attach { .. } if Instant::now() < admission.not_before => {
+                        session = Session::None {
+                            retry_at: admission.not_before,
+                        };
+                    }
                     Move::Attach { identical } => {
+                        admission.attached_at = Instant::now();
                         let dial_until = identical.then_some(started + HANDOVER_DIAL_MAX);
                         session = self.attach(&record, peer, dial_until).await;
                         continue;
@@ -144,7 +169,7 @@ impl Partnership {
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = fresh.changed() => if changed.is_err() { return },
                 event = self.events.recv() => match event {
-                    Some(event) => session = self.on_event(event, session),
+                    Some(event) => session = self.on_event(event, session, &mut admission),
                     None => return,
                 },
                 () = tokio::time::sleep_until(retry_at) => {}
@@ -187,17 +212,24 @@ impl Partnership {
         *adopted == Some(record.epoch)
     }
 
-    fn on_event(&self, event: PrimaryEvent, session: Session) -> Session {
+    fn on_event(
+        &self,
+        event: PrimaryEvent,
+        session: Session,
+        admission: &mut Admission,
+    ) -> Session {
         match event {
             PrimaryEvent::SessionLost {
                 session: lost,
                 cause,
             } => match session {
                 Session::Attached { id } | Session::CaughtUp { id } if id == lost => {
-                    tracing::info!(module = %self.module, %cause, "the stream to the secondary ended");
-                    Session::None {
-                        retry_at: Instant::now(),
-                    }
+                    let now = Instant::now();
+                    admission.on_loss(now);
+                    let (losses, wait) =
+                        (admission.readmission.losses(), admission.not_before - now);
+                    tracing::info!(module = %self.module, %cause, losses, ?wait, "the stream to the secondary ended");
+                    Session::None { retry_at: now }
                 }
                 Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {
                     session

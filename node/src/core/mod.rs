@@ -2,12 +2,13 @@
 //!
 //! [`right`] turns the applied record, the lease and what this daemon may have proposed into the right to serve;
 //! [`goal`] says what should run; [`plan`] gives the one next step from what runs to what should; [`partnership`] says
-//! what a primary does about its peer; [`ladder`] judges whether a fencing has succeeded; [`voter_change`]
+//! what a primary does about its peer, [`readmission`] how soon; [`ladder`] judges whether a fencing has succeeded; [`voter_change`]
 //! says what an open change of the voters needs.
 
 pub mod goal;
 pub mod ladder;
 pub mod partnership;
 pub mod plan;
+pub mod readmission;
 pub mod right;
 pub mod voter_change;
