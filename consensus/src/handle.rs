@@ -36,6 +36,7 @@ use crate::raft::machine::{Applied, Machine};
 use crate::raft::membership::maintain;
 use crate::raft::network::{MESSAGE_BYTES_MAX, Network};
 use crate::raft::proposals::{ProposalService, ProposeError, Proposer, ReadError};
+use crate::raft::recent::Recent;
 use crate::raft::service::RaftService;
 use crate::raft::types::Raft;
 use crate::state::{Accepted, ClusterState, Incarnation, Proposal, ServerId};
@@ -215,7 +216,8 @@ impl Consensus {
         if found < remembered {
             return Err(StartError::Restored { found, remembered });
         }
-        let (machine, applied) = Machine::new(SnapshotStore::new(&store, flusher));
+        let recent = Recent::default();
+        let (machine, applied) = Machine::new(SnapshotStore::new(&store, flusher), recent.clone());
         let book = AddressBook {
             applied: applied.clone(),
             known,
@@ -238,6 +240,7 @@ impl Consensus {
             links,
             applied: applied.clone(),
             heard: heard.clone(),
+            recent,
         };
         let (liveness, lease) =
             Liveness::new(timing, me, incarnation, applied.clone(), heard.clone());

@@ -13,6 +13,7 @@ pub(crate) mod machine;
 pub(crate) mod membership;
 pub(crate) mod network;
 pub(crate) mod proposals;
+pub(crate) mod recent;
 pub(crate) mod service;
 pub(crate) mod types;
 

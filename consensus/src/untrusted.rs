@@ -115,6 +115,7 @@ pub fn wrap(kind: Kind, from: u64, to: u64, body: Vec<u8>) -> Vec<u8> {
             proposal: body.into(),
             deadline_ms: 200,
             relay: false,
+            asked_since: None,
         }
         .encode_to_vec(),
         Kind::ReadIndex | Kind::Heartbeat | Kind::HeartbeatAnswer => body,

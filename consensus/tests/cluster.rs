@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::state::{Command, ServerId, Wanted};
+use consensus::state::{Accepted, Command, ServerId, Wanted};
 use consensus::{BindError, Origin, ProposeError, StartError, boot_time};
 use harness::{CLUSTER, Cluster, LANS, PATIENCE, eventually, proposal};
 
@@ -344,6 +344,38 @@ async fn who_cannot_reach_the_leader_proposes_and_reads_through_another() {
     cluster.wires.heal();
     let state = cluster.node(far).on().read_index(PATIENCE).await.unwrap();
     assert!(state.tokens.contains_key(&[52; 32]));
+}
+
+/// The leader writes what it was asked for, and the answer is lost. Asked again through another voter it must not say that the
+/// epoch is old, which is the work of the first attempt, but what that came to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_lost_answer_is_learnt_by_asking_again() {
+    let cluster = Cluster::start(2, true).await;
+    let module = cluster.install("pg", 1).await;
+    let leader = cluster.leader().await;
+    let asks = (1..=3).find(|id| *id != leader).unwrap();
+    // The connection that is used is open.
+    let create = Command::CreateToken {
+        token: [61; 32],
+        witness: false,
+        expires_at_unix_s: u64::MAX,
+    };
+    cluster.propose(asks, create).await;
+    let before = cluster.node(asks).on().read_index(PATIENCE).await.unwrap();
+    cluster.wires.deafen(asks, leader);
+    let drop = Command::DropSecondary {
+        module: module.clone(),
+        epoch: before.modules[&module].epoch,
+        primary: ServerId(1),
+        server: ServerId(2),
+    };
+    assert_eq!(cluster.propose(asks, drop).await, Accepted::Done);
+    let epoch = cluster.node(leader).state().modules[&module].epoch;
+    assert_eq!(
+        epoch.0,
+        before.modules[&module].epoch.0 + 1,
+        "it was done once"
+    );
 }
 
 /// The disk of a voter is put back to an earlier state while the others run on: it must not vote again.

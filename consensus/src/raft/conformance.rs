@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::flusher::Flusher;
 use super::log::{RaftLog, SnapshotStore};
 use super::machine::Machine;
+use super::recent::Recent;
 use super::types::TypeConfig;
 
 struct Builder;
@@ -17,7 +18,7 @@ impl StoreBuilder<TypeConfig, RaftLog, Machine, TempDir> for Builder {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let flusher = Flusher::start().unwrap();
-        let (machine, _) = Machine::new(SnapshotStore::new(&store, flusher.clone()));
+        let (machine, _) = Machine::new(SnapshotStore::new(&store, flusher.clone()), Recent::default());
         Ok((directory, RaftLog::new(&store, flusher).unwrap(), machine))
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::codec::{decode, encode};
 use super::log::SnapshotStore;
+use super::recent::Recent;
 use super::types::{
     LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, position_of,
 };
@@ -37,6 +38,7 @@ pub(crate) struct Machine {
     membership: StoredMembership,
     snapshots: SnapshotStore,
     published: watch::Sender<Applied>,
+    recent: Recent,
 }
 
 /// What the snapshot record holds.
@@ -47,8 +49,12 @@ struct Stored {
 }
 
 impl Machine {
-    /// A machine that has applied nothing, and where it publishes. openraft installs the stored snapshot when it starts.
-    pub(crate) fn new(snapshots: SnapshotStore) -> (Machine, watch::Receiver<Applied>) {
+    /// A machine that has applied nothing, and where it publishes; it notes in `recent` what is accepted. openraft installs the
+    /// stored snapshot when it starts.
+    pub(crate) fn new(
+        snapshots: SnapshotStore,
+        recent: Recent,
+    ) -> (Machine, watch::Receiver<Applied>) {
         let state = Arc::new(ClusterState::default());
         let (published, receiver) = watch::channel(Applied {
             position: LogPosition::default(),
@@ -62,6 +68,7 @@ impl Machine {
                 membership,
                 snapshots,
                 published,
+                recent,
             },
             receiver,
         )
@@ -73,7 +80,11 @@ impl Machine {
             EntryPayload::Blank => Outcome(Ok(Accepted::Unchanged)),
             EntryPayload::Normal(record) => {
                 // Watchers hold the previous state, so this copies it once per batch.
-                Outcome(Arc::make_mut(&mut self.state).apply(log_id.index, &record.0))
+                let outcome = Arc::make_mut(&mut self.state).apply(log_id.index, &record.0);
+                if let Ok(accepted) = outcome {
+                    self.recent.note(log_id.index, &record.0, accepted);
+                }
+                Outcome(outcome)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(log_id), membership);
@@ -146,6 +157,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.state = Arc::new(state);
         self.last_applied = stored.meta.last_log_id;
         self.membership = stored.meta.last_membership;
+        self.recent
+            .begin_after(self.last_applied.map_or(0, |log_id| log_id.index));
         self.publish();
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::codec::{decode, encode};
 use super::dial::{Links, Purpose};
 use super::guard::Guard;
 use super::machine::Applied;
+use super::recent::{Known, Recent};
 use super::types::{Outcome, Raft, Record};
 use crate::heard::Heard;
 use crate::proto::proposals_client::ProposalsClient;
@@ -83,6 +84,8 @@ enum Attempt {
     Unknown,
     /// Raft has stopped here.
     Stopped,
+    /// Refused now; an earlier attempt may have been accepted before the leader's memory begins.
+    Forgotten,
 }
 
 /// Whom to ask next.
@@ -126,6 +129,16 @@ pub(crate) struct Proposer {
     pub(crate) links: Arc<Links>,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) heard: Arc<Heard>,
+    pub(crate) recent: Recent,
+}
+
+/// One proposal, as it is asked for once more.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    proposal: &'a Proposal,
+    /// As in `ProposeRequest`.
+    since: Option<u64>,
+    until: Instant,
 }
 
 impl Proposer {
@@ -154,25 +167,27 @@ impl Proposer {
     ) -> Result<Accepted, ProposeError> {
         let started = Instant::now();
         let until = started + deadline;
+        let begun_at = self.applied.borrow().index;
         let mut may_be_in_a_log = false;
         let mut turn = 0;
         loop {
             let leader = self.leader();
+            let asked = Asked {
+                proposal: &proposal,
+                since: may_be_in_a_log.then_some(begun_at),
+                until,
+            };
             let attempt = match self.route(leader, turn) {
-                Route::Here => timeout_at(until, self.attempt_here(&proposal)).await,
-                Route::Leader(leader) => {
-                    timeout_at(until, self.attempt_at(leader, &proposal, until)).await
-                }
-                Route::Relay(voter) => {
-                    timeout_at(until, self.attempt_through(voter, &proposal, until)).await
-                }
+                Route::Here => timeout_at(until, self.attempt_here(asked)).await,
+                Route::Leader(leader) => timeout_at(until, self.attempt_at(leader, asked)).await,
+                Route::Relay(voter) => timeout_at(until, self.attempt_through(voter, asked)).await,
                 Route::Nowhere => Ok(Attempt::NotSent),
             };
             turn += 1;
             match attempt.unwrap_or(Attempt::Unknown) {
                 Attempt::Decided(Outcome(Ok(accepted))) => return Ok(accepted),
-                // After an attempt of unknown outcome the refusal may be due to that very attempt.
-                Attempt::Decided(Outcome(Err(_))) if may_be_in_a_log => {
+                // The refusal may be due to an earlier attempt that was accepted.
+                Attempt::Forgotten => {
                     return Err(ProposeError::TimedOut {
                         waited: started.elapsed(),
                     });
@@ -198,8 +213,28 @@ impl Proposer {
         }
     }
 
-    /// Writes to the local Raft, which refuses unless it leads.
-    async fn attempt_here(&self, proposal: &Proposal) -> Attempt {
+    /// Writes to the local Raft, which refuses unless it leads; what an earlier attempt has come to counts.
+    async fn attempt_here(&self, asked: Asked<'_>) -> Attempt {
+        let known = || {
+            asked
+                .since
+                .map(|since| self.recent.since(since, asked.proposal))
+        };
+        if let Some(Known::Accepted(accepted)) = known() {
+            return Attempt::Decided(Outcome(Ok(accepted)));
+        }
+        let written = self.write_here(asked.proposal).await;
+        match (&written, known()) {
+            // The earlier attempt was applied meanwhile, and is why this one was refused.
+            (Attempt::Decided(Outcome(Err(_))), Some(Known::Accepted(accepted))) => {
+                Attempt::Decided(Outcome(Ok(accepted)))
+            }
+            (Attempt::Decided(Outcome(Err(_))), Some(Known::Forgotten)) => Attempt::Forgotten,
+            (_, None | Some(Known::Accepted(_) | Known::NotAccepted | Known::Forgotten)) => written,
+        }
+    }
+
+    async fn write_here(&self, proposal: &Proposal) -> Attempt {
         match self.raft.client_write(Record(proposal.clone())).await {
             Ok(response) => Attempt::Decided(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt::NotLeader,
@@ -213,33 +248,27 @@ impl Proposer {
     }
 
     /// Has `voter` ask the leader it knows.
-    async fn attempt_through(
-        &self,
-        voter: ServerId,
-        proposal: &Proposal,
-        until: Instant,
-    ) -> Attempt {
+    async fn attempt_through(&self, voter: ServerId, asked: Asked<'_>) -> Attempt {
         let hopeless = self.links.until_left(voter, Purpose::Proposals);
-        self.ask(voter, proposal, until, true, hopeless).await
+        self.ask(voter, asked, true, hopeless).await
     }
 
     /// Asks `leader` to write. Gives up waiting when somebody else leads or its LAN falls silent: without power nobody answers.
-    async fn attempt_at(&self, leader: ServerId, proposal: &Proposal, until: Instant) -> Attempt {
+    async fn attempt_at(&self, leader: ServerId, asked: Asked<'_>) -> Attempt {
         let hopeless = self.until_hopeless(leader);
-        self.ask(leader, proposal, until, false, hopeless).await
+        self.ask(leader, asked, false, hopeless).await
     }
 
     /// Asks `member`; `hopeless` returns when its answer is not worth waiting for any longer.
     async fn ask(
         &self,
         member: ServerId,
-        proposal: &Proposal,
-        until: Instant,
+        asked: Asked<'_>,
         relay: bool,
         hopeless: impl Future<Output = ()>,
     ) -> Attempt {
         let (Ok(body), Ok(channel)) = (
-            encode(proposal),
+            encode(asked.proposal),
             self.links.channel(member, Purpose::Proposals).await,
         ) else {
             return Attempt::NotSent;
@@ -248,8 +277,9 @@ impl Proposer {
             from: self.me.0,
             to: member.0,
             proposal: Bytes::from(body),
-            deadline_ms: milliseconds_until(until),
+            deadline_ms: milliseconds_until(asked.until),
             relay,
+            asked_since: asked.since,
         };
         let mut client = ProposalsClient::new(channel);
         let answer = tokio::select! {
@@ -411,10 +441,15 @@ impl proposals_server::Proposals for ProposalService {
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         let deadline = Self::deadline(request.deadline_ms);
         let until = Instant::now() + deadline;
+        let asked = Asked {
+            proposal: &proposal,
+            since: request.asked_since,
+            until,
+        };
         let attempting = async {
             match self.leader_elsewhere(request.from, request.relay) {
-                Some(leader) => self.proposer.attempt_at(leader, &proposal, until).await,
-                None => self.proposer.attempt_here(&proposal).await,
+                Some(leader) => self.proposer.attempt_at(leader, asked).await,
+                None => self.proposer.attempt_here(asked).await,
             }
         };
         let attempt = timeout(deadline, attempting).await;
@@ -424,7 +459,8 @@ impl proposals_server::Proposals for ProposalService {
             attempt @ (Attempt::Decided(_)
             | Attempt::NotLeader
             | Attempt::NotSent
-            | Attempt::Unknown) => attempt,
+            | Attempt::Unknown
+            | Attempt::Forgotten) => attempt,
         };
         let outcome = encode(&attempt).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(ProposeReply {

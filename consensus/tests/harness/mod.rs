@@ -35,8 +35,17 @@ pub(crate) const LANS: usize = 2;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const LEASE_MS: u64 = 1500;
 
-/// An open connection: from, to, LAN, and whether it has been cut.
-type Open = (u64, u64, usize, Arc<AtomicBool>);
+/// An open connection: from, to, LAN, and what has become of it.
+type Open = (u64, u64, usize, Arc<Trouble>);
+
+/// What is wrong with a connection.
+#[derive(Default)]
+struct Trouble {
+    /// Nothing gets through.
+    is_cut: AtomicBool,
+    /// What was asked gets through, the answers do not.
+    is_deaf: AtomicBool,
+}
 
 /// All links between members.
 #[derive(Default)]
@@ -52,10 +61,21 @@ impl Wires {
         for lan in lans {
             cut.extend([(a, b, *lan), (b, a, *lan)]);
         }
-        for (from, to, lan, is_cut) in &*self.open.lock() {
+        for (from, to, lan, trouble) in &*self.open.lock() {
             if cut.contains(&(*from, *to, *lan)) {
-                is_cut.store(true, Ordering::Relaxed);
+                trouble.is_cut.store(true, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// What `a` asks `b` over connections that are open still arrives, but no answer does; new connections of `a` hang.
+    pub(crate) fn deafen(&self, a: u64, b: u64) {
+        let mut cut = self.cut.lock();
+        for (from, to, lan, trouble) in &*self.open.lock() {
+            if (*from, *to) == (a, b) {
+                trouble.is_deaf.store(true, Ordering::Relaxed);
+            }
+            cut.insert((a, b, *lan));
         }
     }
 
@@ -65,9 +85,9 @@ impl Wires {
 
     /// Everything `server` has open goes dead: its power has failed. Later connections are not concerned.
     fn drop_all(&self, server: u64) {
-        for (from, to, _, is_cut) in &*self.open.lock() {
+        for (from, to, _, trouble) in &*self.open.lock() {
             if *from == server || *to == server {
-                is_cut.store(true, Ordering::Relaxed);
+                trouble.is_cut.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -85,21 +105,25 @@ impl Wires {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         stream.write_u64(from).await?;
-        let is_cut = Arc::new(AtomicBool::new(false));
-        self.open.lock().push((from, to, lan, is_cut.clone()));
-        Ok(Wire { stream, is_cut })
+        let trouble = Arc::new(Trouble::default());
+        self.open.lock().push((from, to, lan, trouble.clone()));
+        Ok(Wire { stream, trouble })
     }
 }
 
 /// A connection that stays silent once it has been cut, as a wire does.
 struct Wire {
     stream: TcpStream,
-    is_cut: Arc<AtomicBool>,
+    trouble: Arc<Trouble>,
 }
 
 impl Wire {
     fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Relaxed)
+        self.trouble.is_cut.load(Ordering::Relaxed)
+    }
+
+    fn hears(&self) -> bool {
+        !self.is_cut() && !self.trouble.is_deaf.load(Ordering::Relaxed)
     }
 }
 
@@ -109,7 +133,7 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_cut() {
+        if !self.hears() {
             return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
