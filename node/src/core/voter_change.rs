@@ -27,40 +27,78 @@ pub fn advice(change: &OpenChange<'_>) -> Option<String> {
         .iter()
         .map(|set| needed(change, set))
         .collect();
-    let mut missing = BTreeSet::new();
-    for set in change
-        .electorates
-        .iter()
-        .filter(|set| !has_majority(change, set))
-    {
-        missing.extend(
-            set.difference(&change.heard)
-                .filter_map(|voter| (change.name)(*voter)),
-        );
-    }
-    let missing: Vec<String> = missing.into_iter().collect();
     let open = format!(
         "a change of the voters is not settled: it needs {}",
         needs.join(", and ")
     );
-    Some(
-        if change
-            .electorates
-            .iter()
-            .all(|set| has_majority(change, set))
-        {
-            format!("{open}; all are in touch, and it settles by itself within seconds")
-        } else {
-            format!(
-                "{open}; until they are in touch there is no lease, and nobody counts as down: start sknode on {}",
-                missing.join(" or ")
-            )
-        },
-    )
+    let lacking: Vec<Lacking> = change
+        .electorates
+        .iter()
+        .filter_map(|set| lacking(change, set))
+        .collect();
+    if lacking.is_empty() {
+        return Some(format!(
+            "{open}; all are in touch, and it settles by itself within seconds"
+        ));
+    }
+    let mut steps: Vec<String> = Vec::new();
+    for lacking in &lacking {
+        let step = lacking.advice();
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
+    Some(format!(
+        "{open}; until they are in touch there is no lease, and nobody counts as down: {}",
+        steps.join(", and ")
+    ))
 }
 
-fn has_majority(change: &OpenChange<'_>, set: &BTreeSet<ServerId>) -> bool {
-    set.intersection(&change.heard).count() > set.len() / 2
+/// A set without a majority in touch.
+struct Lacking {
+    /// How many more must be in touch.
+    more: usize,
+    /// Members of it that are not heard.
+    silent: Vec<String>,
+    /// Voters of it that left, and answer nobody any more.
+    left: Vec<String>,
+}
+
+fn lacking(change: &OpenChange<'_>, set: &BTreeSet<ServerId>) -> Option<Lacking> {
+    let heard = set.intersection(&change.heard).count();
+    let more = majority_of(set)
+        .checked_sub(heard)
+        .filter(|more| *more > 0)?;
+    let (mut silent, mut left) = (Vec::new(), Vec::new());
+    for voter in set.difference(&change.heard) {
+        match (change.name)(*voter) {
+            Some(name) => silent.push(name),
+            None => left.push(format!("server {voter}")),
+        }
+    }
+    Some(Lacking { more, silent, left })
+}
+
+impl Lacking {
+    /// What brings a majority of this set together.
+    fn advice(&self) -> String {
+        let Lacking { more, silent, left } = self;
+        let names = silent.join(", ");
+        match silent.len() {
+            // Nobody answers those who were removed for good, whatever they still have.
+            count if count < *more => format!(
+                "{} left and does not come back, so this set decides nothing any more and only a new cluster helps (the replicated files stay): type `skcli cluster leave --alone` on every member, then `skcli cluster init` where the newest copy is",
+                left.join(", ")
+            ),
+            1 => format!("start sknode on {names}"),
+            count if count == *more => format!("start sknode on all of {names}"),
+            _ => format!("start sknode on {more} of {names}"),
+        }
+    }
+}
+
+fn majority_of(set: &BTreeSet<ServerId>) -> usize {
+    set.len() / 2 + 1
 }
 
 fn needed(change: &OpenChange<'_>, set: &BTreeSet<ServerId>) -> String {
@@ -68,7 +106,7 @@ fn needed(change: &OpenChange<'_>, set: &BTreeSet<ServerId>) -> String {
         .iter()
         .map(|voter| (change.name)(*voter).unwrap_or_else(|| format!("server {voter} (left)")))
         .collect();
-    format!("{} of {}", set.len() / 2 + 1, names.join(", "))
+    format!("{} of {}", majority_of(set), names.join(", "))
 }
 
 #[cfg(test)]
@@ -96,6 +134,45 @@ mod tests {
         assert!(settles.contains("settles by itself"), "{settles}");
         // The witness left, and the secondary was lost before that had settled.
         let stuck = told(&[&[1, 2, 3], &[1]], &[1]).unwrap();
-        assert!(stuck.ends_with("start sknode on s2"), "{stuck}");
+        assert!(stuck.ends_with("down: start sknode on s2"), "{stuck}");
+    }
+
+    #[test]
+    fn regression_as_many_are_to_be_started_as_are_needed() {
+        let advice = |electorates: &[&[u64]], heard: &[u64]| {
+            let told = told(electorates, heard).unwrap();
+            told.split_once("down: ").unwrap().1.to_owned()
+        };
+        // One of several is enough.
+        let one = advice(&[&[1, 2, 4], &[1]], &[1]);
+        assert_eq!(one, "start sknode on 1 of s2, s4");
+        // Two of five are in touch but for one; of the others two are needed.
+        let some = advice(&[&[1, 2, 4, 5, 6], &[1]], &[1]);
+        assert_eq!(some, "start sknode on 2 of s2, s4, s5, s6");
+        // The witness left: both that remain are needed.
+        let all = advice(&[&[2, 3, 4], &[1, 5, 6]], &[1, 5]);
+        assert_eq!(all, "start sknode on all of s2, s4");
+        // Each set needs its own.
+        let each = advice(&[&[1, 2, 3], &[1, 4, 5]], &[1]);
+        assert_eq!(each, "start sknode on s2, and start sknode on 1 of s4, s5");
+        // What both need is said once.
+        let same = advice(&[&[1, 2, 3], &[1, 2]], &[1]);
+        assert_eq!(same, "start sknode on s2");
+    }
+
+    #[test]
+    fn regression_when_all_that_miss_have_left_there_is_still_a_way() {
+        let stuck = told(&[&[1, 3], &[1]], &[1]).unwrap();
+        assert!(
+            stuck.contains("down: server 3 left and does not come back")
+                && stuck.contains("skcli cluster init"),
+            "{stuck}"
+        );
+        // Starting the other one would not be enough.
+        let both = told(&[&[2, 3], &[1]], &[1]).unwrap();
+        assert!(
+            both.contains("down: server 3 left") && !both.contains("start sknode"),
+            "{both}"
+        );
     }
 }
