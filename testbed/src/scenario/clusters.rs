@@ -19,7 +19,7 @@ const NOT_MISSED: Duration = Duration::from_secs(5);
 const SECOND_SERVER: &str = "10.77.1.1:9553";
 
 /// A process that ends with this value.
-struct Process(Child);
+pub(super) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -160,7 +160,13 @@ fn on_witness(arena: &Arena, script: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(arena: &Arena, place: &str, flags: &[&str], roots: &[PathBuf]) -> anyhow::Result<Process> {
+/// Starts a daemon on a machine of the lab, beside the one that runs there.
+pub(super) fn run(
+    arena: &Arena,
+    place: &str,
+    flags: &[&str],
+    roots: &[PathBuf],
+) -> anyhow::Result<Process> {
     let sknode = crate::lab::program("sknode")?.display().to_string();
     let mut words: Vec<String> = vec![sknode];
     words.extend(flags.iter().map(|flag| (*flag).to_owned()));
@@ -175,7 +181,8 @@ fn run(arena: &Arena, place: &str, flags: &[&str], roots: &[PathBuf]) -> anyhow:
     Ok(Process(command.spawn()?))
 }
 
-fn answering(root: &Path) -> anyhow::Result<Skcli> {
+/// The command line of a daemon, once that answers.
+pub(super) fn answering(root: &Path) -> anyhow::Result<Skcli> {
     let socket = observe::control_socket(root);
     wait::until("an answer", ANSWER_DEADLINE, || {
         std::os::unix::net::UnixStream::connect(&socket).map_err(|e| e.to_string())
