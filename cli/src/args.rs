@@ -134,6 +134,45 @@ mod tests {
         Args::command().debug_assert();
     }
 
+    /// Verbs that change nothing. A new verb is listed here, or it has `--dry-run` (and then `testbed scenario run dry_runs`
+    /// wants to know how it is typed).
+    const READ_ONLY: &[&str] = &[
+        "cluster state",
+        "cluster events",
+        "module list",
+        "module state",
+        "module log",
+        "module explain",
+        "module check",
+        "completions",
+    ];
+
+    fn leaves(command: &clap::Command, path: &str) -> Vec<(String, bool)> {
+        let is_leaf = !command.has_subcommands();
+        let has_dry_run = command
+            .get_arguments()
+            .any(|argument| argument.get_long() == Some("dry-run"));
+        let own = is_leaf.then(|| (path.to_owned(), has_dry_run));
+        let below = command.get_subcommands().flat_map(|verb| {
+            let below = format!("{path} {}", verb.get_name());
+            leaves(verb, below.trim_start())
+        });
+        own.into_iter().chain(below).collect()
+    }
+
+    #[test]
+    fn every_verb_that_changes_something_can_be_tried() {
+        let verbs = leaves(&Args::command(), "");
+        assert!(verbs.len() > READ_ONLY.len());
+        for (verb, has_dry_run) in &verbs {
+            assert_ne!(
+                READ_ONLY.contains(&verb.as_str()),
+                *has_dry_run,
+                "{verb}: read only, or with --dry-run"
+            );
+        }
+    }
+
     #[test]
     fn names_and_times() {
         assert!(module_name("pg_1-a").is_ok());

@@ -38,12 +38,9 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 addresses: addresses(&me.addresses)?,
                 lease: profile(*lease).into(),
                 author: author(),
+                dry_run: *dry_run,
             };
-            if *dry_run {
-                planned(&text::plan_init(&request), output)
-            } else {
-                init(request, args, output).await
-            }
+            init(request, args, output).await
         }
         ClusterVerb::Token {
             witness,
@@ -54,12 +51,9 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 witness: *witness,
                 valid_for_s: *valid,
                 author: author(),
+                dry_run: *dry_run,
             };
-            if *dry_run {
-                planned(&text::plan_token(&request), output)
-            } else {
-                token(request, args, output).await
-            }
+            token(request, args, output).await
         }
         ClusterVerb::Join {
             address,
@@ -77,12 +71,9 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
                 replaces: replaces.clone().unwrap_or_default(),
                 accept_loss: *accept_loss,
                 author: author(),
+                dry_run: *dry_run,
             };
-            if *dry_run {
-                planned(&text::plan_join(&request), output)
-            } else {
-                join(request, args, output).await
-            }
+            join(request, args, output).await
         }
         ClusterVerb::Leave { alone, sure } => {
             let request = LeaveRequest {
@@ -153,13 +144,16 @@ pub(crate) async fn run(verb: &ClusterVerb, args: &Args, output: &Output) -> Res
     }
 }
 
-/// These plans are made here: the daemon is not asked, so it cannot do by mistake what it was only asked about.
-fn planned(plan: &str, output: &Output) -> Result<u8, Failure> {
-    output.answer(|| json::planned(plan), || plan.to_owned())
+/// What was only shown.
+fn planned(plan: &[String], output: &Output) -> Result<u8, Failure> {
+    output.answer(|| json::planned(plan), || text::planned(plan))
 }
 
 async fn init(request: InitRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
     let reply = answer(JOIN_WAIT_S, client(args).await?.init(request.clone())).await?;
+    if request.dry_run {
+        return planned(&reply.plan, output);
+    }
     output.answer(
         || json::init(&request, &reply),
         || text::init(&request, &reply),
@@ -167,13 +161,20 @@ async fn init(request: InitRequest, args: &Args, output: &Output) -> Result<u8, 
 }
 
 async fn token(request: CreateTokenRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
-    let is_witness = request.witness;
-    let reply = answer(0, client(args).await?.create_token(request)).await?;
+    let (is_witness, is_dry_run) = (request.witness, request.dry_run);
+    let mut reply = answer(0, client(args).await?.create_token(request)).await?;
+    if is_dry_run {
+        reply.plan.insert(0, text::good_until(&reply));
+        return planned(&reply.plan, output);
+    }
     output.answer(|| json::token(&reply), || text::token(&reply, is_witness))
 }
 
 async fn join(request: JoinRequest, args: &Args, output: &Output) -> Result<u8, Failure> {
     let reply = answer(JOIN_WAIT_S, client(args).await?.join(request.clone())).await?;
+    if request.dry_run {
+        return planned(&reply.plan, output);
+    }
     output.answer(
         || json::join(&request, &reply),
         || text::join(&request, &reply),
@@ -214,8 +215,11 @@ async fn remove(
 }
 
 fn changed(reply: &ChangeReply, dry_run: bool, output: &Output) -> Result<u8, Failure> {
+    if dry_run {
+        return planned(&reply.lines, output);
+    }
     output.answer(
-        || json!({ "dry_run": dry_run, "lines": reply.lines }),
+        || json!({ "dry_run": false, "lines": reply.lines }),
         || reply.lines.iter().map(|line| format!("{line}\n")).collect(),
     )
 }

@@ -3,7 +3,7 @@
 use crate::author::author;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::render::{check as text, json};
+use crate::render::{check as text, cluster::planned, json};
 use api::v1::InstallRequest;
 use module::{ConfigError, Configuration, Notice, PACKAGE_BYTES_MAX, Package, PackageError};
 use std::fs::{self, File};
@@ -52,7 +52,12 @@ pub(crate) fn check(file: &Path, output: &Output) -> Result<u8, Failure> {
 }
 
 /// `module pack`.
-pub(crate) fn pack(directory: &Path, to: Option<&Path>, output: &Output) -> Result<u8, Failure> {
+pub(crate) fn pack(
+    directory: &Path,
+    to: Option<&Path>,
+    is_dry_run: bool,
+    output: &Output,
+) -> Result<u8, Failure> {
     if !directory.is_dir() {
         return Err(Failure::Usage {
             what: format!("{} is not a directory", directory.display()),
@@ -65,6 +70,10 @@ pub(crate) fn pack(directory: &Path, to: Option<&Path>, output: &Output) -> Resu
         Some(to) => to.to_owned(),
         None => PathBuf::from(format!("{}.safe", stem(directory)?)),
     };
+    if is_dry_run {
+        let plan = pack_plan(&to, bytes.len(), &package.hash());
+        return output.answer(|| json::planned(&plan), || planned(&plan));
+    }
     write(&to, &bytes).map_err(|source| Failure::Io {
         action: "write",
         path: to.clone(),
@@ -74,6 +83,20 @@ pub(crate) fn pack(directory: &Path, to: Option<&Path>, output: &Output) -> Resu
         || json::packed(&to, bytes.len(), &package.hash()),
         || text::packed(&to, bytes.len(), &package.hash()),
     )
+}
+
+fn pack_plan(to: &Path, bytes: usize, hash: &[u8; 32]) -> Vec<String> {
+    let risk = if to.exists() {
+        format!("risk: {} is there and is replaced", to.display())
+    } else {
+        "risk: none seen".to_owned()
+    };
+    let plan = format!(
+        "would be: {} with {bytes} bytes, package {}",
+        to.display(),
+        text::hex(hash)
+    );
+    vec![plan, risk]
 }
 
 /// Written beside and renamed: a package is whole or not there.

@@ -35,7 +35,8 @@ pub(crate) async fn run(verb: &ModuleVerb, args: &Args, output: &Output) -> Resu
         ModuleVerb::Pack {
             directory,
             output: to,
-        } => local::pack(directory, to.as_deref(), output),
+            dry_run,
+        } => local::pack(directory, to.as_deref(), *dry_run, output),
         ModuleVerb::Install {
             file,
             module,

@@ -224,11 +224,12 @@ fn cluster_verbs() {
         daemon.root(),
         &[&init[..], &["--dry-run", "--lease", "fast"]].concat(),
     );
-    assert!(
-        stdout(&output)
-            .starts_with("would make cluster demo with this server, s1, as its first member\n")
+    assert_eq!(stdout(&output), "init demo dry true\nnothing was done\n");
+    let output = skcli(daemon.root(), &["cluster", "token", "--dry-run"]);
+    assert_eq!(
+        stdout(&output),
+        "would be: a token, good once, until 1970-01-01 00:16:40.000Z\ntoken dry true\nnothing was done\n"
     );
-    assert!(stdout(&output).contains("a lease of 0.5 s"));
     let output = skcli(
         daemon.root(),
         &["--json", "cluster", "token", "--witness", "--valid", "5m"],
@@ -251,6 +252,14 @@ fn cluster_verbs() {
     assert_eq!(
         stdout(&output),
         "this server is s2 (id 2) of cluster demo\nnext: skcli cluster state\n"
+    );
+    let output = skcli(
+        daemon.root(),
+        &[&join[..], &["--dry-run", "--json"]].concat(),
+    );
+    assert_eq!(
+        json_of(&output),
+        json!({ "dry_run": true, "lines": ["join 10.0.0.1:9453 dry true"] })
     );
     let output = skcli(daemon.root(), &["cluster", "state", "--json"]);
     assert_eq!(json_of(&output)["members"][0]["name"], "s1");
@@ -497,7 +506,10 @@ fn what_is_set_aside_is_listed_and_discarded() {
 fn what_cannot_be_undone_is_asked_for() {
     let daemon = Rote::start();
     let plan = skcli(daemon.root(), &["cluster", "remove", "s2", "--dry-run"]);
-    assert_eq!(stdout(&plan), "remove s2 loss false dry true by ann\n");
+    assert_eq!(
+        stdout(&plan),
+        "remove s2 loss false dry true by ann\nnothing was done\n"
+    );
     // Nobody sits at the terminal: the plan is shown, nothing is done.
     let refused = skcli(daemon.root(), &["cluster", "remove", "s2"]);
     assert_eq!(refused.status.code(), Some(2));

@@ -10,7 +10,7 @@ pub mod links;
 mod play;
 mod workers;
 
-pub(crate) use play::play_in;
+pub(crate) use play::{move_leader, play_in};
 
 use crate::scenario::figures::Figures;
 use clap::Args;

@@ -11,12 +11,14 @@ mod blackout;
 mod clocks;
 mod clusters;
 pub mod command_line;
+mod dry_runs;
 mod failover;
 mod fencing;
 pub mod figures;
 mod force;
 mod links;
 mod membership;
+mod relayed;
 mod survival;
 mod trees;
 mod unfit_disks;
@@ -161,6 +163,13 @@ pub const ALL: &[Scenario] = &[
         start: Start::Mirrored,
         bounds: &[STALL],
         round: links::one_lan_lost,
+    },
+    Scenario {
+        name: "command_relayed",
+        about: "commands typed where neither the leader nor the primary is reached: done once, the outcome learnt",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: relayed::command_relayed,
     },
     Scenario {
         name: "clock_steps",
@@ -385,6 +394,13 @@ pub const ALL: &[Scenario] = &[
         start: Start::Formed,
         bounds: &[],
         round: clusters::witness_of_two_clusters,
+    },
+    Scenario {
+        name: "dry_runs",
+        about: "every verb that changes something, with --dry-run: the plan, the risk, and nothing changes",
+        start: Start::Formed,
+        bounds: &[],
+        round: dry_runs::dry_runs,
     },
     Scenario {
         name: "bad_input",

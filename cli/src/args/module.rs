@@ -89,6 +89,9 @@ pub(crate) enum ModuleVerb {
         /// Where to write [default: NAME-OF-DIRECTORY.safe here]
         #[arg(short = 'o', long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Say what would be written and what it replaces, do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

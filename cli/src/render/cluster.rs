@@ -3,28 +3,14 @@
 use super::table::table;
 use super::time::{age, duration, moment, old};
 use api::v1::{
-    ClusterStateReply, CreateTokenReply, CreateTokenRequest, EventReply, InitReply, InitRequest,
-    JoinReply, JoinRequest, LeaseProfile, MemberReply,
+    ClusterStateReply, CreateTokenReply, EventReply, InitReply, InitRequest, JoinReply,
+    JoinRequest, MemberReply,
 };
 
-pub(crate) fn lease(request: &InitRequest) -> &'static str {
-    match request.lease() {
-        LeaseProfile::Default => "1.5 s",
-        LeaseProfile::Fast => "0.5 s",
-        LeaseProfile::Wide => "10 s",
-    }
-}
-
-pub(crate) fn plan_init(request: &InitRequest) -> String {
-    format!(
-        "would make cluster {} with this server, {}, as its first member\n\
-         would listen on {} and use a lease of {}\n\
-         nothing was done, and the daemon was not asked\n",
-        request.cluster,
-        request.server,
-        request.addresses.join(", "),
-        lease(request)
-    )
+/// What was only shown: the plan and what it risks.
+pub(crate) fn planned(plan: &[String]) -> String {
+    let lines: String = plan.iter().map(|line| format!("{line}\n")).collect();
+    format!("{lines}nothing was done\n")
 }
 
 pub(crate) fn init(request: &InitRequest, reply: &InitReply) -> String {
@@ -36,15 +22,11 @@ pub(crate) fn init(request: &InitRequest, reply: &InitReply) -> String {
     )
 }
 
-pub(crate) fn plan_token(request: &CreateTokenRequest) -> String {
-    let who = if request.witness {
-        "one witness"
-    } else {
-        "one server"
-    };
+/// Until when a token that is only planned would be good.
+pub(crate) fn good_until(reply: &CreateTokenReply) -> String {
     format!(
-        "would make a token with which {who} may join within {}\nnothing was done, and the daemon was not asked\n",
-        duration(request.valid_for_s.saturating_mul(1000))
+        "would be: a token, good once, until {}",
+        moment(reply.expires_at_unix_s.saturating_mul(1000))
     )
 }
 
@@ -54,16 +36,6 @@ pub(crate) fn token(reply: &CreateTokenReply, witness: bool) -> String {
         "{}\ngood once, until {}\nnext, on the {who}: skcli cluster join ADDRESS TOKEN --address HOST:PORT\n",
         reply.token,
         moment(reply.expires_at_unix_s.saturating_mul(1000))
-    )
-}
-
-pub(crate) fn plan_join(request: &JoinRequest) -> String {
-    format!(
-        "would ask {} to let this server, {}, join with its addresses {}\n\
-         nothing was done, and the daemon was not asked\n",
-        request.address,
-        request.server,
-        request.addresses.join(", ")
     )
 }
 

@@ -35,9 +35,9 @@ fn age_or_null(ms: u64) -> Value {
     }
 }
 
-/// What a dry run, decided here, would ask for.
-pub(crate) fn planned(text: &str) -> Value {
-    json!({ "dry_run": true, "lines": text.lines().collect::<Vec<_>>() })
+/// What was only shown.
+pub(crate) fn planned(lines: &[String]) -> Value {
+    json!({ "dry_run": true, "lines": lines })
 }
 
 pub(crate) fn init(request: &InitRequest, reply: &InitReply) -> Value {

@@ -71,9 +71,11 @@ impl Cluster for ClusterRote {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
         let request = request.into_inner();
         let ca_fingerprint = format!("{} lease {}", request.addresses.join(" "), request.lease);
+        let plan = format!("init {} dry {}", request.cluster, request.dry_run);
         Ok(Response::new(InitReply {
             server_id: 1,
             ca_fingerprint,
+            plan: vec![plan],
         }))
     }
 
@@ -87,13 +89,16 @@ impl Cluster for ClusterRote {
         Ok(Response::new(CreateTokenReply {
             token,
             expires_at_unix_s: 1000,
+            plan: vec![format!("token dry {}", request.dry_run)],
         }))
     }
 
-    async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let request = request.into_inner();
         Ok(Response::new(JoinReply {
             server_id: 2,
             cluster: "demo".into(),
+            plan: vec![format!("join {} dry {}", request.address, request.dry_run)],
         }))
     }
 

@@ -18,7 +18,10 @@ impl StoreBuilder<TypeConfig, RaftLog, Machine, TempDir> for Builder {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let flusher = Flusher::start().unwrap();
-        let (machine, _) = Machine::new(SnapshotStore::new(&store, flusher.clone()), Recent::default());
+        let (machine, _) = Machine::new(
+            SnapshotStore::new(&store, flusher.clone()),
+            Recent::default(),
+        );
         Ok((directory, RaftLog::new(&store, flusher).unwrap(), machine))
     }
 }

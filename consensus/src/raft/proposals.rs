@@ -167,7 +167,7 @@ impl Proposer {
     ) -> Result<Accepted, ProposeError> {
         let started = Instant::now();
         let until = started + deadline;
-        let begun_at = self.applied.borrow().index;
+        let begun_at = self.applied.borrow().position.index;
         let mut may_be_in_a_log = false;
         let mut turn = 0;
         loop {

@@ -35,6 +35,14 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Whether a daemon could listen at this address now. Must be called within a runtime.
+///
+/// # Errors
+/// What the system says against it.
+pub(crate) fn try_listen(address: SocketAddr) -> io::Result<()> {
+    listen(address).map(drop)
+}
+
 /// Whether this machine has the address now.
 pub(crate) fn is_here(mut address: SocketAddr) -> bool {
     address.set_port(0);

@@ -14,7 +14,7 @@ mod dialer;
 mod peer_layer;
 
 pub use accept::{Listener, ListenerError};
-pub(crate) use bind::is_here;
+pub(crate) use bind::{is_here, try_listen};
 pub use connection::{ConnectionInfo, MirrorConnection};
 pub use control::{ControlError, ControlSocket};
 pub use dial_error::DialError;

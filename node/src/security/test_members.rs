@@ -102,5 +102,6 @@ pub(super) fn answer(
             id: 1,
             addresses: vec!["127.0.0.1:9453".to_owned()],
         }],
+        plan: Vec::new(),
     }
 }

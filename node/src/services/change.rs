@@ -12,8 +12,8 @@ use crate::member::Member;
 /// How long a change looks for a leader before the caller is told.
 pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a server that knows nothing of a module looks for a majority that may.
-const CATCH_UP_MAX: Duration = Duration::from_secs(3);
+/// How long a server that knows nothing of a module, or of a member, looks for a majority that may.
+pub(super) const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 
 /// This daemon as a member.
 pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {

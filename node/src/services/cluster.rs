@@ -1,30 +1,28 @@
 //! Cluster verbs: init, tokens, joining, state, events.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use api::peer::v1::EnrolRequest;
 use api::v1::cluster_server::{Cluster, ClusterServer};
 use api::v1::{
     ChangeReply, ClusterStateReply, ClusterStateRequest, CreateTokenReply, CreateTokenRequest,
     EventReply, EventsRequest, InitReply, InitRequest, JoinReply, JoinRequest, LanReply,
-    LeaseProfile, LeaveRequest, MemberReply, RemoveRequest, RenewCertificateRequest,
-    SetMemberRequest,
+    LeaveRequest, MemberReply, RemoveRequest, RenewCertificateRequest, SetMemberRequest,
 };
-use consensus::state::{ClusterState, Command, Event, EventId, MemberKind, MemberName, ModuleName};
+use consensus::state::{ClusterState, Command, Event, EventId, MemberKind, ModuleName};
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
-use super::change::{CHANGE_DEADLINE, require_member};
-use super::members;
-use super::refusal::{Refusal, chain, not_proposed};
+use super::change::require_member;
+use super::plan::Change;
+use super::refusal::{Refusal, chain};
+use super::{joining, members};
 use crate::core::voter_change::{OpenChange, advice};
 use crate::daemon::Daemon;
 use crate::member::{Member, unix_ms};
-use crate::security::{Identity, JoinToken};
+use crate::security::JoinToken;
 
 /// How long a token is good for when the caller does not say.
 const TOKEN_VALID_FOR: Duration = Duration::from_secs(15 * 60);
@@ -48,62 +46,14 @@ impl ClusterService {
     pub fn server(self) -> ClusterServer<Self> {
         ClusterServer::new(self)
     }
-
-    fn refuse_if_member(&self, what: &str) -> Result<(), Refusal> {
-        match self.daemon.member() {
-            _ if self.daemon.unfit().is_some() => {
-                super::change::require_member(&self.daemon, what).map(|_member| ())
-            }
-            None => Ok(()),
-            Some(member) => {
-                let why = format!(
-                    "this server already belongs to cluster {} as {}",
-                    member.identity.cluster,
-                    member.name()
-                );
-                Err(Refusal::not_now(what, why).next("skcli cluster state"))
-            }
-        }
-    }
 }
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
-        const WHAT: &str = "no cluster was made";
-        let request = request.into_inner();
-        self.refuse_if_member(WHAT)?;
-        if self.daemon.is_witness {
-            let why = "this daemon was started as a witness";
-            return Err(Refusal::not_now(WHAT, why)
-                .next("skcli cluster join ADDRESS TOKEN")
-                .into());
-        }
-        let lease_ms = lease_of(request.lease());
-        let cluster: MemberName = parse(WHAT, "cluster name", &request.cluster)?;
-        let server: MemberName = parse(WHAT, "server name", &request.server)?;
-        let addresses = parse_addresses(WHAT, &request.addresses)?;
-        let identity = Identity::found(
-            &self.daemon.paths.identity(),
-            &cluster,
-            &server,
-            addresses,
-            lease_ms,
-        )
-        .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
-        let fingerprint = identity.ca_fingerprint_text();
-        let author = author_or(&request.author, &server);
-        let became = self.daemon.become_member(identity, &author).await;
-        let member = became.map_err(|error| {
-            Refusal::failed(
-                "the cluster was made, but this server did not start in it",
-                chain(error),
-            )
-        })?;
-        Ok(Response::new(InitReply {
-            server_id: member.id().0,
-            ca_fingerprint: fingerprint,
-        }))
+        Ok(Response::new(
+            joining::init(&self.daemon, request.into_inner()).await?,
+        ))
     }
 
     async fn create_token(
@@ -128,58 +78,26 @@ impl Cluster for ClusterService {
             witness: request.witness,
             expires_at_unix_s,
         };
-        let proposal = member.proposal_by(command, &request.author, "skcli cluster token");
-        member
-            .consensus
-            .propose(proposal, CHANGE_DEADLINE)
-            .await
-            .map_err(|error| not_proposed(WHAT, &error))?;
+        let mut change = Change::new(&member, WHAT, &request.author, request.dry_run)
+            .because("skcli cluster token");
+        change.make(command).await?;
+        // What was only shown is no token.
+        let text = if change.is_dry_run() {
+            String::new()
+        } else {
+            token.to_string()
+        };
         Ok(Response::new(CreateTokenReply {
-            token: token.to_string(),
+            token: text,
             expires_at_unix_s,
+            plan: change.lines(),
         }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        const WHAT: &str = "this server did not join";
-        let request = request.into_inner();
-        self.refuse_if_member(WHAT)?;
-        let token: JoinToken =
-            request
-                .token
-                .parse()
-                .map_err(|error: crate::security::TokenError| {
-                    Refusal::invalid(WHAT, error.to_string())
-                        .next("skcli cluster token    (on a member)")
-                })?;
-        let server: MemberName = parse(WHAT, "server name", &request.server)?;
-        let addresses = parse_addresses(WHAT, &request.addresses)?;
-        let contact: SocketAddr = parse(WHAT, "address to join", &request.address)?;
-        let author = author_or(&request.author, &server);
-        let enrol = EnrolRequest {
-            token: token.to_string(),
-            server: server.to_string(),
-            addresses: addresses.iter().map(ToString::to_string).collect(),
-            certificate_request_pem: String::new(),
-            witness: self.daemon.is_witness,
-            replaces: request.replaces,
-            accept_loss: request.accept_loss,
-            author: author.clone(),
-        };
-        let identity =
-            super::peer::enrol(&self.daemon, contact, &token, &server, addresses, enrol).await?;
-        let cluster = identity.cluster.to_string();
-        let became = self.daemon.become_member(identity, &author).await;
-        let member = became.map_err(|error| {
-            Refusal::failed(
-                "this server was added, but did not start in the cluster",
-                chain(error),
-            )
-        })?;
-        Ok(Response::new(JoinReply {
-            server_id: member.id().0,
-            cluster,
-        }))
+        Ok(Response::new(
+            joining::join(&self.daemon, request.into_inner()).await?,
+        ))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<ChangeReply>, Status> {
@@ -245,23 +163,6 @@ impl Cluster for ClusterService {
     }
 }
 
-/// Who typed a command on `server`; a tool that does not say is called by the server's name.
-fn author_or(author: &str, server: &MemberName) -> String {
-    match author {
-        "" => format!("server {server}"),
-        author => author.to_owned(),
-    }
-}
-
-/// Length of the lease in milliseconds.
-fn lease_of(profile: LeaseProfile) -> u64 {
-    match profile {
-        LeaseProfile::Fast => 500,
-        LeaseProfile::Default => 1_500,
-        LeaseProfile::Wide => 10_000,
-    }
-}
-
 /// What people call a lease of this length.
 pub(super) fn profile_of(lease: Duration) -> &'static str {
     match u64::try_from(lease.as_millis()) {
@@ -281,19 +182,6 @@ pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
     value
         .parse()
         .map_err(|error| Refusal::invalid(what, format!("{name} \"{value}\": {error}")))
-}
-
-fn parse_addresses(what: &str, addresses: &[String]) -> Result<Vec<SocketAddr>, Refusal> {
-    if addresses.is_empty() {
-        return Err(
-            Refusal::invalid(what, "give this server's address, once per LAN")
-                .next("--address HOST:9453"),
-        );
-    }
-    addresses
-        .iter()
-        .map(|address| parse(what, "address", address))
-        .collect()
 }
 
 fn cluster_state(member: &Member) -> ClusterStateReply {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::peer::v1::peer_client::PeerClient;
+use api::peer::v1::relay_reply::Outcome;
+use api::peer::v1::relay_request::Call;
 use api::v1::{
     ChangeReply, DiscardDivergedRequest, DivergedFile, DivergedReply, DivergedRequest,
     DivergedServer, DivergedSet,
@@ -13,6 +14,7 @@ use fs_mirror::{Aside, AsideFile, AsideSet};
 
 use super::change::{require_member, require_module, servers_named};
 use super::plan::Change;
+use super::reach;
 use super::refusal::{Refusal, chain};
 use crate::daemon::Daemon;
 use crate::member::Member;
@@ -45,14 +47,20 @@ pub(super) async fn everywhere(
 
 async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> DivergedServer {
     let asked = async {
-        let state = member.state();
-        let addresses = &state.members.get(&server)?.addresses;
-        let channel = member.dialer.channel(server, addresses).await.ok()?;
-        let request = DivergedRequest {
+        let call = Call::Diverged(DivergedRequest {
             module: record.name.to_string(),
-        };
-        let reply = PeerClient::new(channel).diverged(request).await.ok()?;
-        Some(reply.into_inner())
+        });
+        match reach::ask(member, server, call, "there is nothing to list")
+            .await
+            .ok()?
+        {
+            Outcome::Diverged(reply) => Some(reply),
+            Outcome::NotReached(_)
+            | Outcome::Refused(_)
+            | Outcome::Changed(_)
+            | Outcome::Checked(_)
+            | Outcome::Report(_) => None,
+        }
     };
     match tokio::time::timeout(LOOK_DEADLINE, asked).await {
         Ok(Some(reply)) => reply,
@@ -186,23 +194,15 @@ async fn discard_at(
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the set is given up, but not removed";
     let name = member.name_of(server);
-    let state = member.state();
-    let addresses = state
-        .members
-        .get(&server)
-        .map(|each| each.addresses.clone())
-        .unwrap_or_default();
     let asked = async {
-        let channel = member
-            .dialer
-            .channel(server, &addresses)
-            .await
-            .map_err(|error| Refusal::unavailable(WHAT, format!("{name}: {error}")))?;
-        PeerClient::new(channel)
-            .discard_diverged(request)
-            .await
-            .map(tonic::Response::into_inner)
-            .map_err(|status| Refusal::passed_on(WHAT, &name, &status))
+        match reach::ask(member, server, Call::DiscardDiverged(request), WHAT).await? {
+            Outcome::Changed(reply) => Ok(reply),
+            Outcome::NotReached(_)
+            | Outcome::Refused(_)
+            | Outcome::Checked(_)
+            | Outcome::Report(_)
+            | Outcome::Diverged(_) => Err(reach::nonsense(WHAT, &name)),
+        }
     };
     match tokio::time::timeout(DISCARD_DEADLINE, asked).await {
         Ok(outcome) => outcome,

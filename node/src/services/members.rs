@@ -12,7 +12,7 @@ use consensus::state::{ClusterState, Command, MemberName, Proposal, ServerId};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module};
 use super::cluster::parse;
-use super::plan::Change;
+use super::plan::{Change, NO_RISK};
 use super::refusal::{Refusal, chain, not_proposed};
 use crate::daemon::Daemon;
 use crate::member::Member;
@@ -22,6 +22,10 @@ use crate::renewal;
 const VOTE_GOES_DEADLINE: Duration = Duration::from_secs(20);
 /// What leaving does on this server.
 const SET_ASIDE: &str = "the keys, the log and the module directories of this server are set aside; replicated files stay where they are";
+
+/// What it costs to leave without asking.
+const STAYS_MEMBER: &str =
+    "the others go on counting this server as a member, and its vote as one that is missing";
 
 /// What is asked for, by whom.
 struct Asked<'a> {
@@ -180,19 +184,23 @@ pub(super) async fn renew(
     const WHAT: &str = "the certificate was not renewed";
     let member = require_member(daemon, WHAT)?;
     let name = member.name();
-    let line = if request.dry_run {
-        format!("would: {name} has a new certificate; existing connections go on")
+    let lines = if request.dry_run {
+        vec![
+            format!("would be: {name} has a new certificate, for the key it has"),
+            format!(
+                "{NO_RISK}; connections go on, and the former certificate stays good until it runs out"
+            ),
+        ]
     } else {
         let why = format!("asked for by {}", request.author);
         renewal::renew(&member, &member.security, &why)
             .await
             .map_err(|error| Refusal::failed(WHAT, chain(error)))?;
-        format!("{name} has a new certificate; existing connections go on")
+        vec![format!(
+            "{name} has a new certificate; existing connections go on"
+        )]
     };
-    Ok(ChangeReply {
-        lines: vec![line],
-        epoch: 0,
-    })
+    Ok(ChangeReply { lines, epoch: 0 })
 }
 
 pub(super) async fn leave(
@@ -202,6 +210,9 @@ pub(super) async fn leave(
     const WHAT: &str = "this server did not leave the cluster";
     if let (Some(why), true) = (daemon.unfit(), request.alone) {
         return Ok(forget_unfit(daemon, &why, request.dry_run));
+    }
+    if request.alone && request.dry_run {
+        return Ok(alone_plan(&*require_member(daemon, WHAT)?));
     }
     let member = require_member(daemon, WHAT)?;
     let command = Command::RemoveMember {
@@ -239,10 +250,11 @@ pub(super) async fn leave(
             }
         }
     };
-    reply.lines.push(SET_ASIDE.to_owned());
     if request.dry_run {
+        reply.lines.insert(0, format!("would be: {SET_ASIDE}"));
         return Ok(reply);
     }
+    reply.lines.push(SET_ASIDE.to_owned());
     if !request.alone {
         wait_vote_gone(&member).await;
     }
@@ -250,13 +262,36 @@ pub(super) async fn leave(
     Ok(reply)
 }
 
+/// What leaving without asking anybody would do and risk.
+fn alone_plan(member: &Member) -> ChangeReply {
+    let (name, cluster) = (member.name(), &member.identity.cluster);
+    let mut lines = vec![
+        format!("would be: {name} forgets cluster {cluster} without asking anybody"),
+        format!("would be: {SET_ASIDE}"),
+        format!("risk: {STAYS_MEMBER}: tell them with `skcli cluster remove {name}`"),
+    ];
+    let state = member.state();
+    let led = state
+        .modules
+        .values()
+        .filter(|module| module.servers.contains(&member.id()));
+    lines.extend(led.map(|module| {
+        format!(
+            "risk: {} stops here, and its files here are a copy no more",
+            module.name
+        )
+    }));
+    ChangeReply { lines, epoch: 0 }
+}
+
 /// A server that takes part in nothing cannot ask anybody.
 fn forget_unfit(daemon: &Daemon, why: &str, dry_run: bool) -> ChangeReply {
-    let lines = vec![
-        format!("this server takes part in nothing: {why}"),
-        SET_ASIDE.to_owned(),
-    ];
-    if !dry_run {
+    let mut lines = vec![format!("this server takes part in nothing: {why}")];
+    if dry_run {
+        lines.push(format!("would be: {SET_ASIDE}"));
+        lines.push(format!("risk: {STAYS_MEMBER}"));
+    } else {
+        lines.push(SET_ASIDE.to_owned());
         daemon.leave_cluster();
     }
     ChangeReply { lines, epoch: 0 }

@@ -2,14 +2,19 @@
 
 mod change;
 mod cluster;
+mod control;
 mod diverged;
+mod errands;
 mod explain;
+mod fitness;
 mod force;
+mod joining;
 mod log;
 mod members;
 mod module;
 mod peer;
 mod plan;
+mod reach;
 mod refusal;
 mod state;
 #[cfg(test)]

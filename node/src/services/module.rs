@@ -1,6 +1,5 @@
 //! Module verbs.
 
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +12,17 @@ use api::v1::{
 };
 use consensus::state::{AckMode, Command, MemberKind, ModuleName, ServerId, Wanted};
 use futures_util::Stream;
-use module::{Configuration, Package};
+use module::Package;
 use tonic::{Request, Response, Status};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
 use super::cluster::{parse, profile_of};
 use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
-use super::{diverged, explain, force, log, peer, state};
+use super::{control, diverged, explain, fitness, force, log, state};
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::packages;
-use crate::shell::addresses::{AddressError, PROBE_WAIT, VirtualAddress, find_interface, probe};
 
 /// The `Module` service of the administration API.
 pub struct ModuleService {
@@ -143,7 +141,7 @@ impl Module for ModuleService {
             .map_err(|error| Refusal::invalid(WHAT, chain(error)))?;
         let servers = pair_of(&member, WHAT, &request.servers)?;
         let configuration = package.configuration();
-        check_here(&member, WHAT, configuration, &servers).await?;
+        fitness::check_everywhere(&member, WHAT, configuration, &servers).await?;
         let notices = package.notices().iter().map(ToString::to_string);
         let notices = notices
             .chain(lease_notice(&configuration.heart, member.lease_length()))
@@ -265,14 +263,14 @@ impl Module for ModuleService {
     ) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "the application was not restarted";
         let verb = api::peer::v1::Verb::Restart;
-        let reply = peer::at_primary(&self.daemon, request.into_inner(), verb, WHAT).await?;
+        let reply = control::at_primary(&self.daemon, request.into_inner(), verb, WHAT).await?;
         Ok(Response::new(reply))
     }
 
     async fn swap(&self, request: Request<ModuleRequest>) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "the roles were not exchanged";
         let verb = api::peer::v1::Verb::Swap;
-        let reply = peer::at_primary(&self.daemon, request.into_inner(), verb, WHAT).await?;
+        let reply = control::at_primary(&self.daemon, request.into_inner(), verb, WHAT).await?;
         Ok(Response::new(reply))
     }
 
@@ -454,60 +452,6 @@ fn pair_of(member: &Member, what: &str, names: &[String]) -> Result<[ServerId; 2
             Err(Refusal::invalid(what, why).next(hint))
         }
     }
-}
-
-/// What can be seen on this server before anything is committed.
-async fn check_here(
-    member: &Arc<Member>,
-    what: &str,
-    configuration: &Configuration,
-    servers: &[ServerId; 2],
-) -> Result<(), Refusal> {
-    if !Path::new("/dev/fuse").exists() {
-        let why = "this kernel has no FUSE: /dev/fuse is missing";
-        return Err(Refusal::not_now(what, why).next("modprobe fuse"));
-    }
-    if !servers.contains(&member.id()) {
-        return Ok(());
-    }
-    let state = member.state();
-    let is_ours = |directory: &Path| {
-        let mut ours = state
-            .modules
-            .values()
-            .flat_map(|module| &module.directories);
-        ours.any(|mounted| directory.starts_with(mounted))
-    };
-    // Never looks below a mount of our own, which may be waiting for this daemon; the overlap is refused when committed.
-    let directories = configuration.rfs.directories.iter();
-    for directory in directories.filter(|directory| !is_ours(directory)) {
-        if !directory.is_dir() {
-            let why = format!("{} is not a directory on this server", directory.display());
-            return Err(Refusal::not_now(what, why).next(format!(
-                "mkdir -p {}    (on both servers)",
-                directory.display()
-            )));
-        }
-    }
-    let wanted: Vec<VirtualAddress> = configuration
-        .virtual_addresses
-        .iter()
-        .map(|each| VirtualAddress {
-            ip: each.addr,
-            interface: each.interface.clone(),
-        })
-        .collect();
-    let probed = tokio::task::spawn_blocking(move || wanted.iter().try_for_each(probe_one)).await;
-    match probed {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Refusal::not_now(what, chain(error))),
-        Err(error) => Err(Refusal::failed(what, chain(error))),
-    }
-}
-
-fn probe_one(wanted: &VirtualAddress) -> Result<(), AddressError> {
-    let interface = find_interface(wanted)?;
-    probe(&interface, wanted.ip, PROBE_WAIT)
 }
 
 #[cfg(test)]

@@ -2,39 +2,34 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::peer::v1::peer_client::PeerClient;
 use api::peer::v1::peer_server::{Peer, PeerServer};
 use api::peer::v1::{
-    ControlRequest, EnrolReply, EnrolRequest, FetchPackageReply, FetchPackageRequest, KnownMember,
-    RecallReply, RecallRequest, RenewReply, RenewRequest, ReportRequest, Verb,
+    CheckModuleReply, CheckModuleRequest, ControlRequest, EnrolReply, EnrolRequest,
+    FetchPackageReply, FetchPackageRequest, KnownMember, RecallReply, RecallRequest, RelayReply,
+    RelayRequest, RenewReply, RenewRequest, ReportRequest,
 };
 use api::v1::{
-    ChangeReply, DiscardDivergedRequest, DivergedRequest, DivergedServer, ModuleRequest,
-    ServerModuleReply,
+    ChangeReply, DiscardDivergedRequest, DivergedRequest, DivergedServer, ServerModuleReply,
 };
 use consensus::state::{
     Accepted, Command, LANS_MAX, MemberKind, MemberName, NewMember, PackageHash, Rejection,
-    ServerId, VACANT,
+    ServerId,
 };
-use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-use super::change::{CHANGE_DEADLINE, require_member, require_module};
+use super::change::{CATCH_UP_MAX, CHANGE_DEADLINE, require_module};
 use super::cluster::parse;
-use super::members;
+use super::errands::Errands;
 use super::module::commit;
 use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
-use crate::agent::{self, RestartRefused, SwapRefused};
+use super::{control, fitness, members, reach};
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::packages;
-use crate::security::{Enrolment, Identity, JoinToken, Security};
-
-/// How long a switchover or restart may take: the scripts' own deadlines end it earlier.
-const CONTROL_DEADLINE: Duration = Duration::from_secs(900);
+use crate::security::{Enrolment, JoinToken, Security};
 
 /// Longest name of whoever asks to be let in.
 const AUTHOR_MAX: usize = 200;
@@ -44,6 +39,7 @@ pub struct PeerService {
     daemon: Arc<Daemon>,
     member: Arc<Member>,
     security: Arc<Security>,
+    errands: Errands,
 }
 
 impl PeerService {
@@ -53,6 +49,7 @@ impl PeerService {
             daemon,
             member,
             security,
+            errands: Errands::default(),
         }
     }
 
@@ -61,21 +58,27 @@ impl PeerService {
         PeerServer::new(self).max_encoding_message_size(packages::PACKAGE_BYTES_MAX + (1 << 20))
     }
 
-    /// Everything but joining is for members only.
-    fn require_peer<T>(&self, request: &Request<T>) -> Result<ServerId, Refusal> {
-        let peer = request.extensions().get::<consensus::Peer>();
+    /// Everything but joining is for members only. Whoever joined a moment ago may not be applied here yet: before a certificate
+    /// of the cluster counts as nobody's the majority is asked (R13).
+    async fn require_peer(&self, shown: Option<ServerId>) -> Result<ServerId, Refusal> {
+        const WHAT: &str = "not answered";
+        let nobody = || Refusal::forbidden(WHAT, "the caller shows no certificate of a member");
+        let peer = shown.ok_or_else(nobody)?;
         let state = self.member.state();
-        if let Some(peer) = peer.filter(|peer| state.removed.contains(&peer.0)) {
-            let why = format!("server {} was removed from the cluster for good", peer.0);
-            return Err(Refusal::unknown("not answered", why));
+        if state.removed.contains(&peer) {
+            let why = format!("server {peer} was removed from the cluster for good");
+            return Err(Refusal::unknown(WHAT, why));
         }
-        let known = peer.filter(|peer| state.members.contains_key(&peer.0));
-        known.map(|peer| peer.0).ok_or_else(|| {
-            Refusal::forbidden(
-                "not answered",
-                "the caller shows no certificate of a member",
-            )
-        })
+        if state.members.contains_key(&peer) {
+            return Ok(peer);
+        }
+        match self.member.consensus.read_index(CATCH_UP_MAX).await {
+            Ok(newest) if newest.members.contains_key(&peer) => Ok(peer),
+            Ok(_) => Err(nobody()),
+            Err(error) => Err(nobody().also(&format!(
+                "this server may not have heard of the newest: {error}"
+            ))),
+        }
     }
 
     async fn add_member(&self, request: &EnrolRequest) -> Result<EnrolReply, Refusal> {
@@ -135,6 +138,9 @@ impl PeerService {
             "" => name.as_ref(),
             author => author,
         };
+        if request.dry_run {
+            return self.would_add(WHAT, command, author).await;
+        }
         let proposal = self
             .member
             .proposal_by(command, author, "joined with a token");
@@ -162,6 +168,27 @@ impl PeerService {
         };
         commit(&self.member, certificate, author, WHAT).await?;
         Ok(self.welcome(id, kind, signed.pem))
+    }
+
+    /// What would come of it: the newest state decides, as it would.
+    async fn would_add(
+        &self,
+        what: &str,
+        command: Command,
+        author: &str,
+    ) -> Result<EnrolReply, Refusal> {
+        let newest = self.member.consensus.read_index(CHANGE_DEADLINE).await;
+        newest.map_err(|error| {
+            Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
+        })?;
+        let mut change = Change::new(&self.member, what, author, true);
+        let made = change.make(command).await;
+        made.map_err(|refusal| refusal.next("skcli cluster token    (on a member)"))?;
+        Ok(EnrolReply {
+            cluster: self.member.identity.cluster.to_string(),
+            plan: change.lines(),
+            ..EnrolReply::default()
+        })
     }
 
     /// The cluster knows the token. It may have been made a moment ago and not be applied here yet.
@@ -203,8 +230,15 @@ impl PeerService {
                     addresses: each.addresses.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
+            plan: Vec::new(),
         }
     }
+}
+
+/// Whose certificate the caller shows.
+fn shown<T>(request: &Request<T>) -> Option<ServerId> {
+    let peer = request.extensions().get::<consensus::Peer>();
+    peer.map(|peer| peer.0)
 }
 
 #[tonic::async_trait]
@@ -228,11 +262,11 @@ impl Peer for PeerService {
         request: Request<RecallRequest>,
     ) -> Result<Response<RecallReply>, Status> {
         let state = self.member.state();
-        let peer = match request.extensions().get::<consensus::Peer>() {
+        let peer = match shown(&request) {
             // Whoever has applied nothing yet, and so knows nobody, remembers nothing. That is an answer: when it is so with
             // everybody after a blackout, all wait for each other.
-            Some(peer) if state.members.is_empty() => peer.0,
-            Some(_) | None => self.require_peer(&request)?,
+            Some(peer) if state.members.is_empty() => peer,
+            Some(_) | None => self.require_peer(shown(&request)).await?,
         };
         let record = state.members.get(&peer);
         let log = self.member.consensus.remembered(peer);
@@ -245,7 +279,7 @@ impl Peer for PeerService {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         const WHAT: &str = "the certificate was not renewed";
-        let peer = self.require_peer(&request)?;
+        let peer = self.require_peer(shown(&request)).await?;
         let state = self.member.state();
         let Some(record) = state.members.get(&peer) else {
             return Err(Refusal::forbidden(WHAT, "the caller is no member").into());
@@ -268,7 +302,7 @@ impl Peer for PeerService {
         request: Request<FetchPackageRequest>,
     ) -> Result<Response<FetchPackageReply>, Status> {
         const WHAT: &str = "no package was sent";
-        self.require_peer(&request)?;
+        self.require_peer(shown(&request)).await?;
         let hash: [u8; 32] = request
             .into_inner()
             .hash
@@ -287,7 +321,7 @@ impl Peer for PeerService {
         request: Request<ReportRequest>,
     ) -> Result<Response<ServerModuleReply>, Status> {
         const WHAT: &str = "there is no report";
-        self.require_peer(&request)?;
+        self.require_peer(shown(&request)).await?;
         let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
         Ok(Response::new(super::state::own(
             &self.daemon,
@@ -301,7 +335,7 @@ impl Peer for PeerService {
         request: Request<DivergedRequest>,
     ) -> Result<Response<DivergedServer>, Status> {
         const WHAT: &str = "there is nothing to list";
-        self.require_peer(&request)?;
+        self.require_peer(shown(&request)).await?;
         let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
         let reply = super::diverged::here(&self.daemon, &self.member, &record).await?;
         Ok(Response::new(reply))
@@ -312,7 +346,7 @@ impl Peer for PeerService {
         request: Request<DiscardDivergedRequest>,
     ) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "nothing was discarded";
-        self.require_peer(&request)?;
+        self.require_peer(shown(&request)).await?;
         let request = request.into_inner();
         let record = require_module(&self.member, WHAT, &request.module).await?;
         let reply =
@@ -324,209 +358,57 @@ impl Peer for PeerService {
         &self,
         request: Request<ControlRequest>,
     ) -> Result<Response<ChangeReply>, Status> {
-        self.require_peer(&request)?;
-        Ok(Response::new(
-            control_here(&self.daemon, &request.into_inner()).await?,
-        ))
+        self.require_peer(shown(&request)).await?;
+        let request = request.into_inner();
+        let (daemon, errand) = (Arc::clone(&self.daemon), request.errand.clone());
+        let work = async move { control::control_here(&daemon, &request).await };
+        Ok(Response::new(self.errands.once(errand, work).await?))
+    }
+
+    async fn check_module(
+        &self,
+        request: Request<CheckModuleRequest>,
+    ) -> Result<Response<CheckModuleReply>, Status> {
+        const WHAT: &str = "the module was not installed";
+        self.require_peer(shown(&request)).await?;
+        fitness::check_here(&self.member, WHAT, &request.into_inner()).await?;
+        Ok(Response::new(CheckModuleReply {}))
+    }
+
+    async fn relay(&self, request: Request<RelayRequest>) -> Result<Response<RelayReply>, Status> {
+        const WHAT: &str = "nothing was passed on";
+        self.require_peer(shown(&request)).await?;
+        let RelayRequest { to, call } = request.into_inner();
+        let call =
+            call.ok_or_else(|| Refusal::invalid(WHAT, "this version does not know what is asked"))?;
+        let outcome = reach::directly(&self.member, ServerId(to), call).await;
+        Ok(Response::new(RelayReply {
+            outcome: Some(outcome),
+        }))
     }
 }
 
-/// Has the primary of the module do `verb`, wherever it is.
-pub(super) async fn at_primary(
-    daemon: &Arc<Daemon>,
-    request: ModuleRequest,
-    verb: Verb,
-    what: &str,
-) -> Result<ChangeReply, Refusal> {
-    let member = require_member(daemon, what)?;
-    let record = require_module(&member, what, &request.module).await?;
-    let Some(primary) = record.primary else {
-        return Err(Refusal::not_now(what, "the module has no primary")
-            .next(format!("skcli module state -m {}", record.name)));
-    };
-    let request = ControlRequest {
-        verb: verb.into(),
-        module: request.module,
-        author: request.author,
-        wait_s: request.wait_s,
-        dry_run: request.dry_run,
-    };
-    if primary == member.id() {
-        return control_here(daemon, &request).await;
-    }
-    let state = member.state();
-    let addresses = state
-        .members
-        .get(&primary)
-        .map(|each| each.addresses.clone())
-        .unwrap_or_default();
-    let name = member.name_of(primary);
-    let channel = member
-        .dialer
-        .channel(primary, &addresses)
-        .await
-        .map_err(|error| Refusal::unavailable(what, format!("{name} does not answer: {error}")))?;
-    match PeerClient::new(channel).control(request).await {
-        Ok(reply) => Ok(reply.into_inner()),
-        Err(status) => Err(Refusal::passed_on(what, &name, &status)),
-    }
+/// Whom to ask to be let in.
+pub(super) struct Contact<'a> {
+    pub(super) address: SocketAddr,
+    pub(super) token: &'a JoinToken,
 }
 
-async fn control_here(
-    daemon: &Arc<Daemon>,
-    request: &ControlRequest,
-) -> Result<ChangeReply, Refusal> {
-    match request.verb() {
-        Verb::Swap => swap_here(daemon, request).await,
-        Verb::Restart => restart_here(daemon, request).await,
-        Verb::Unspecified => Err(Refusal::invalid(
-            "nothing was done",
-            "this version does not know the verb",
-        )),
-    }
-}
-
-async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
-    const WHAT: &str = "the roles were not exchanged";
-    let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module).await?;
-    let state_command = format!("skcli module state -m {}", record.name);
-    if record.in_sync.len() < 2 {
-        return Err(
-            Refusal::not_now(WHAT, SwapRefused::NoSecondary.to_string()).next(state_command)
-        );
-    }
-    if request.dry_run {
-        let mut change = Change::new(&member, WHAT, &request.author, true);
-        change
-            .make(Command::Switchover {
-                module: record.name.clone(),
-                epoch: record.epoch,
-                from: member.id(),
-                to: record.peer_of(member.id()).unwrap_or(VACANT),
-            })
-            .await?;
-        return Ok(ChangeReply {
-            lines: change.lines(),
-            epoch: record.epoch.0,
-        });
-    }
-    let (done, answer) = oneshot::channel();
-    ask_agent(daemon, &record.name, agent::Request::Swap { done }, WHAT)?;
-    match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
-        Ok(Ok(Ok(epoch))) => {
-            let primary = member
-                .state()
-                .modules
-                .get(&record.name)
-                .and_then(|record| record.primary);
-            let name = primary
-                .map(|primary| member.name_of(primary))
-                .unwrap_or_default();
-            Ok(ChangeReply {
-                lines: vec![format!("module {}: {name} is primary", record.name)],
-                epoch: epoch.0,
-            })
-        }
-        Ok(Ok(Err(refused))) => {
-            Err(Refusal::not_now(WHAT, refused.to_string()).next(state_command))
-        }
-        Ok(Err(_)) | Err(_) => {
-            Err(Refusal::unavailable(WHAT, "the agent did not finish").next(state_command))
-        }
-    }
-}
-
-async fn restart_here(
-    daemon: &Arc<Daemon>,
-    request: &ControlRequest,
-) -> Result<ChangeReply, Refusal> {
-    const WHAT: &str = "the application was not restarted";
-    let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module).await?;
-    let reply = |line: String| ChangeReply {
-        lines: vec![line],
-        epoch: record.epoch.0,
-    };
-    if request.dry_run {
-        return Ok(ChangeReply {
-            lines: vec![
-                format!(
-                    "would be: {} stopped and started again on {}; no role changes",
-                    record.name,
-                    member.name()
-                ),
-                format!(
-                    "risk: clients of {} wait as long as that takes",
-                    record.name
-                ),
-            ],
-            epoch: record.epoch.0,
-        });
-    }
-    let (done, answer) = oneshot::channel();
-    ask_agent(daemon, &record.name, agent::Request::Restart { done }, WHAT)?;
-    let log_command = format!("skcli module log -m {}", record.name);
-    match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
-        Ok(Ok(Ok(()))) => Ok(reply(format!(
-            "module {}: restarted on {}",
-            record.name,
-            member.name()
-        ))),
-        Ok(Ok(Err(refused @ (RestartRefused::NotServing | RestartRefused::Failed)))) => {
-            Err(Refusal::not_now(WHAT, refused.to_string()).next(log_command))
-        }
-        Ok(Err(_)) | Err(_) => {
-            Err(Refusal::unavailable(WHAT, "the agent did not finish").next(log_command))
-        }
-    }
-}
-
-fn ask_agent(
-    daemon: &Daemon,
-    module: &consensus::state::ModuleName,
-    request: agent::Request,
-    what: &str,
-) -> Result<(), Refusal> {
-    match daemon.agent(module) {
-        Some(agent) if agent.ask(request) => Ok(()),
-        Some(_) => Err(Refusal::unavailable(
-            what,
-            "the agent of the module is busy",
-        )),
-        None => Err(Refusal::not_now(
-            what,
-            "the module has no agent on this server",
-        )),
-    }
-}
-
-/// Asks the member at `contact` to let this server in, and keeps the identity it gets.
-pub(super) async fn enrol(
-    daemon: &Arc<Daemon>,
-    contact: SocketAddr,
-    token: &JoinToken,
-    server: &MemberName,
-    addresses: Vec<SocketAddr>,
+/// Asks the member at `contact` to let this server in, or with `dry_run` what would come of that.
+pub(super) async fn ask_in(
+    contact: &Contact<'_>,
     mut request: EnrolRequest,
-) -> Result<Identity, Refusal> {
+    enrolment: &Enrolment,
+) -> Result<EnrolReply, Refusal> {
     const WHAT: &str = "this server did not join";
-    let enrolment = Enrolment::prepare().map_err(|error| Refusal::failed(WHAT, chain(error)))?;
-    let channel = crate::listener::join_channel(contact, token)
+    let address = contact.address;
+    let channel = crate::listener::join_channel(address, contact.token)
         .await
-        .map_err(|error| Refusal::unavailable(WHAT, format!("{contact}: {}", chain(error))))?;
+        .map_err(|error| Refusal::unavailable(WHAT, format!("{address}: {}", chain(error))))?;
     request.certificate_request_pem = enrolment.request_pem().to_owned();
-    let reply = PeerClient::new(channel)
+    PeerClient::new(channel)
         .enrol(request)
         .await
-        .map_err(|status| Refusal::passed_on(WHAT, &contact.to_string(), &status))?
-        .into_inner();
-    Identity::join(
-        &daemon.paths.identity(),
-        &enrolment,
-        server,
-        addresses,
-        &reply,
-    )
-    .map_err(|error| Refusal::failed(WHAT, chain(error)))
+        .map(Response::into_inner)
+        .map_err(|status| Refusal::passed_on(WHAT, &address.to_string(), &status))
 }

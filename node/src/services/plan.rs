@@ -8,13 +8,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use consensus::state::{
-    ClusterState, Command, MirrorRecord, Proposal, ServerId, StepDownReason, Wanted,
+    ClusterState, Command, MemberKind, MirrorRecord, Proposal, ServerId, StepDownReason, Wanted,
 };
 
 use super::change::CHANGE_DEADLINE;
 use super::refusal::{Refusal, not_proposed};
 use crate::member::{Member, unix_ms};
 
+/// What is said when nothing is at risk.
+pub(super) const NO_RISK: &str = "risk: none seen";
 /// What the servers would do by themselves is followed so far.
 const FOLLOWED_MAX: usize = 4;
 
@@ -110,18 +112,39 @@ impl<'a> Change<'a> {
                     .filter(|event| event.id > before.last_event)
                     .map(|event| format!("would be: {event}"))
                     .collect();
+                lines.extend(new_votes(&before, after));
                 if lines.is_empty() {
                     lines.push("nothing would change: it is so already".to_owned());
                 }
                 let risks: Vec<String> = [&self.risks[..], &risks(&before, after)[..]].concat();
                 if risks.is_empty() {
-                    lines.push("risk: none seen".to_owned());
+                    lines.push(NO_RISK.to_owned());
                 }
                 lines.extend(risks.into_iter().map(|risk| format!("risk: {risk}")));
                 lines
             }
         }
     }
+}
+
+/// Whether members that are new have a vote.
+fn new_votes(before: &ClusterState, after: &ClusterState) -> Vec<String> {
+    let voters = after.voters();
+    let new = after
+        .members
+        .values()
+        .filter(|each| !before.members.contains_key(&each.id));
+    new.map(|each| {
+        if voters.contains(&each.id) {
+            format!("would be: {} votes", each.name)
+        } else {
+            format!(
+                "would be: {} has no vote: it learns what the voters decide",
+                each.name
+            )
+        }
+    })
+    .collect()
 }
 
 /// What servers do by themselves when people want something else of them.
@@ -181,9 +204,22 @@ fn risk_of(command: &Command, name: impl Fn(ServerId) -> String) -> Option<Strin
         Command::ReconfigureModule { .. } => {
             Some("the new configuration counts from the next start of the module".to_owned())
         }
+        Command::CreateToken { witness, .. } => {
+            let kind = if *witness { "witness" } else { "server" };
+            Some(format!(
+                "whoever gets hold of the token can join once, as a {kind}, until it is used or has run out"
+            ))
+        }
+        Command::AddMember { member, .. } | Command::ReplaceMember { member, .. } => {
+            match member.kind {
+                MemberKind::Server => Some(format!(
+                    "{} gets the key of the cluster's authority: whoever has its disk can let others in",
+                    member.name
+                )),
+                MemberKind::Witness => None,
+            }
+        }
         Command::InitCluster { .. }
-        | Command::CreateToken { .. }
-        | Command::AddMember { .. }
         | Command::SetCertificate { .. }
         | Command::RemoveMember { .. }
         | Command::ServerStarted { .. }
@@ -200,7 +236,6 @@ fn risk_of(command: &Command, name: impl Fn(ServerId) -> String) -> Option<Strin
         | Command::TakeOver { .. }
         | Command::Force { .. }
         | Command::ForgetMember { .. }
-        | Command::ReplaceMember { .. }
         | Command::PlaceCopy { .. }
         | Command::ChangeMember { .. }
         | Command::SettleVoters { .. }

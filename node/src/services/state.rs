@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::peer::v1::ReportRequest;
-use api::peer::v1::peer_client::PeerClient;
+use api::peer::v1::relay_reply::Outcome;
+use api::peer::v1::relay_request::Call;
 use api::v1::{ModuleState, ModuleStateReply, Quality, ServerModuleReply};
 use consensus::state::{MirrorRecord, ModuleName, ServerId, Wanted};
 
 use super::cluster::millis;
+use super::reach;
 use super::refusal::Refusal;
 use crate::daemon::Daemon;
 use crate::member::Member;
@@ -116,14 +118,18 @@ async fn ask(
     record: &MirrorRecord,
     server: ServerId,
 ) -> Option<ServerModuleReply> {
-    let state = member.state();
-    let addresses = &state.members.get(&server)?.addresses;
-    let channel = member.dialer.channel(server, addresses).await.ok()?;
     let request = ReportRequest {
         module: record.name.to_string(),
     };
-    let reply = PeerClient::new(channel).report(request).await.ok()?;
-    Some(reply.into_inner())
+    let asked = reach::ask(member, server, Call::Report(request), "there is no report").await;
+    match asked.ok()? {
+        Outcome::Report(reply) => Some(reply),
+        Outcome::NotReached(_)
+        | Outcome::Refused(_)
+        | Outcome::Changed(_)
+        | Outcome::Checked(_)
+        | Outcome::Diverged(_) => None,
+    }
 }
 
 /// What this server says of the module.

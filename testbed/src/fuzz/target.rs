@@ -86,7 +86,7 @@ impl Target {
         match self {
             Target::Raft => &["append", "vote", "snapshot", "transfer", "propose", "read"],
             Target::Heartbeat => &["beat", "answer"],
-            Target::Control => &["enrol", "fetch", "report", "verb"],
+            Target::Control => &["enrol", "fetch", "report", "verb", "check", "relay"],
             Target::Mirror => &["frames"],
         }
     }
@@ -123,6 +123,8 @@ impl Target {
             "fetch" => api::peer::v1::FetchPackageRequest::decode(bytes).is_ok(),
             "report" => api::peer::v1::ReportRequest::decode(bytes).is_ok(),
             "verb" => api::peer::v1::ControlRequest::decode(bytes).is_ok(),
+            "check" => api::peer::v1::CheckModuleRequest::decode(bytes).is_ok(),
+            "relay" => api::peer::v1::RelayRequest::decode(bytes).is_ok(),
             _ => frames(bytes),
         }
     }
@@ -161,6 +163,7 @@ fn control() -> Vec<(&'static str, Vec<u8>)> {
         replaces: "s2".to_owned(),
         accept_loss: false,
         author: "root".to_owned(),
+        dry_run: false,
     };
     let fetch = api::peer::v1::FetchPackageRequest {
         hash: vec![7; 32].into(),
@@ -175,11 +178,24 @@ fn control() -> Vec<(&'static str, Vec<u8>)> {
         dry_run: true,
         ..api::peer::v1::ControlRequest::default()
     };
+    let check = api::peer::v1::CheckModuleRequest {
+        directories: vec!["/srv/data".to_owned()],
+        addresses: vec![api::peer::v1::CheckedAddress {
+            ip: "10.0.1.9".to_owned(),
+            interface: "lan1".to_owned(),
+        }],
+    };
+    let relay = api::peer::v1::RelayRequest {
+        to: 2,
+        call: Some(api::peer::v1::relay_request::Call::Report(report.clone())),
+    };
     vec![
         ("enrol", enrol.encode_to_vec()),
         ("fetch", fetch.encode_to_vec()),
         ("report", report.encode_to_vec()),
         ("verb", verb.encode_to_vec()),
+        ("check", check.encode_to_vec()),
+        ("relay", relay.encode_to_vec()),
     ]
 }
 

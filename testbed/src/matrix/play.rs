@@ -88,7 +88,8 @@ impl Voters {
 pub(super) fn play(arena: &mut Arena, cell: Cell) -> anyhow::Result<Figures> {
     let began = wait::boot_ns();
     let voters = Voters::now(arena)?;
-    place_leader(arena, voters.name(cell.leader)).context("move the leader")?;
+    move_leader(arena, voters.name(cell.leader)).context("move the leader")?;
+    arena.ready()?;
     let figures = play_in(arena, cell.state, cell.cuts)?;
     arena.audit_since(began).context("audit")?;
     Ok(figures)
@@ -118,13 +119,15 @@ pub(crate) fn play_in(arena: &mut Arena, state: State, cuts: Cuts) -> anyhow::Re
 }
 
 /// Makes a voter the leader by nothing but cuts: a leader that misses a voter hands over to one that hears it (R17).
-fn place_leader(arena: &Arena, wanted: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It does not move there, or does not stay.
+pub(crate) fn move_leader(arena: &Arena, wanted: &str) -> anyhow::Result<()> {
     for _ in 0..LEADER_ATTEMPTS {
         let leader = wait::until("one leader in everybody's eyes", LEADER_DEADLINE, || {
             arena.cluster().leader().map_err(|e| format!("{e:#}"))
         })?;
         if leader == wanted {
-            arena.ready()?;
             return Ok(());
         }
         let servers = arena.lab().servers();

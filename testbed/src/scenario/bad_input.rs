@@ -249,9 +249,23 @@ fn directories(cluster: &Cluster) -> anyhow::Result<u32> {
         "below",
         &package::bare_configuration(&path("first/below")),
     )?;
+    fs::create_dir_all(lab.data_below("s1").join("one-sided"))?;
+    let says_s2 = format!("s2 says: {} is not a directory", path("one-sided"));
+    let one_sided = module(
+        lab,
+        "one-sided",
+        &package::bare_configuration(&path("one-sided")),
+    )?;
     let mut count = refuse(
         cluster,
         &[
+            install(
+                "a directory that only this server has",
+                &one_sided,
+                "bad",
+                "s1,s2",
+                &[&says_s2],
+            ),
             install("the root directory", &root, "bad", "s1,s2", &["/"]),
             install(
                 "a directory that does not exist",
@@ -506,10 +520,42 @@ fn unfit(cluster: &Cluster) -> anyhow::Result<u32> {
         ["ip", "addr", "del", &with_length, "dev", "lan1"],
         || refuse(cluster, &cases),
     )?;
+    let address = topology::virtual_v6().to_string();
+    let with_length = format!("{address}/128");
+    let says: &[&str] = &[&address];
+    let cases = [install(
+        "an IPv6 virtual address that answers",
+        &package,
+        "taken",
+        "s1,s2",
+        says,
+    )];
+    count += during(
+        lab,
+        CLIENT,
+        ["ip", "addr", "add", &with_length, "dev", "lan1", "nodad"],
+        ["ip", "addr", "del", &with_length, "dev", "lan1"],
+        || refuse(cluster, &cases),
+    )?;
     let cases = [install("no FUSE", &package, "nofuse", "s1,s2", &["fuse"])];
     count += during(
         lab,
         "s1",
+        ["mount", "-t", "tmpfs", "none", "/dev"],
+        ["umount", "/dev"],
+        || refuse(cluster, &cases),
+    )?;
+    // The command is typed on s1, and the trouble is on the other server.
+    let cases = [install(
+        "no FUSE on the other server",
+        &package,
+        "nofuse",
+        "s1,s2",
+        &["s2 says: this kernel has no fuse"],
+    )];
+    count += during(
+        lab,
+        "s2",
         ["mount", "-t", "tmpfs", "none", "/dev"],
         ["umount", "/dev"],
         || refuse(cluster, &cases),

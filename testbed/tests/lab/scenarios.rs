@@ -82,6 +82,16 @@ fn bad_input() {
 }
 
 #[test]
+fn command_relayed() {
+    one_round("command_relayed");
+}
+
+#[test]
+fn dry_runs() {
+    one_round("dry_runs");
+}
+
+#[test]
 fn primary_isolated() {
     one_round("primary_isolated");
 }

@@ -174,6 +174,8 @@ fn path_of(kind: &str) -> PathAndQuery {
         "enrol" => "/sidekick.peer.v1.Peer/Enrol",
         "fetch" => "/sidekick.peer.v1.Peer/FetchPackage",
         "report" => "/sidekick.peer.v1.Peer/Report",
+        "check" => "/sidekick.peer.v1.Peer/CheckModule",
+        "relay" => "/sidekick.peer.v1.Peer/Relay",
         _ => "/sidekick.peer.v1.Peer/Control",
     })
 }
