@@ -31,14 +31,21 @@ pub fn set_aside(paths: &Paths, label: &str) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
+/// Nothing of any membership is here.
+pub fn is_clean(paths: &Paths) -> bool {
+    !parts(paths).iter().any(|part| is_left(part))
+}
+
+fn is_left(part: &Path) -> bool {
+    fs::read_dir(part).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Completes a leave that was interrupted: what is there without an identity belongs to nobody.
 ///
 /// # Errors
 /// Something cannot be moved.
 pub fn finish(paths: &Paths) -> io::Result<()> {
-    let is_left =
-        |part: &PathBuf| fs::read_dir(part).is_ok_and(|mut entries| entries.next().is_some());
-    if parts(paths).iter().any(is_left) {
+    if !is_clean(paths) {
         let aside = set_aside(paths, "unfinished")?;
         tracing::warn!(
             "what was left of a membership without an identity was set aside in {}",

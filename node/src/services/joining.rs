@@ -13,6 +13,7 @@ use super::peer::{Contact, ask_in};
 use super::plan::NO_RISK;
 use super::refusal::{Refusal, chain};
 use crate::daemon::Daemon;
+use crate::leaving;
 use crate::listener::{is_here, try_listen};
 use crate::security::{Enrolment, Identity, JoinToken};
 
@@ -28,8 +29,14 @@ pub(super) async fn init(daemon: &Arc<Daemon>, request: InitRequest) -> Result<I
     let cluster: MemberName = parse(WHAT, "cluster name", &request.cluster)?;
     let server: MemberName = parse(WHAT, "server name", &request.server)?;
     let addresses = parse_addresses(WHAT, &request.addresses)?;
-    let doubts = look_at(WHAT, &addresses)?;
+    let mut doubts = look_at(WHAT, &addresses)?;
     if request.dry_run {
+        if !leaving::is_clean(&daemon.paths) {
+            doubts.push(format!(
+                "{} holds something of a former cluster; start sknode again, which sets it aside",
+                daemon.paths.state().display()
+            ));
+        }
         return Ok(InitReply {
             plan: init_plan(daemon, &request, lease_ms, &doubts),
             ..InitReply::default()
