@@ -67,6 +67,7 @@ pub(super) fn dry_runs(arena: &mut Arena) -> anyhow::Result<Figures> {
         })?;
     }
     token_stays_good(&fresh, &cases)?;
+    lost_member(arena)?;
     figures.set("cases", cases.len() as f64);
     Ok(figures)
 }
@@ -307,6 +308,26 @@ fn token_stays_good(fresh: &Fresh, cases: &[Case]) -> anyhow::Result<()> {
         joined.summary()
     );
     Ok(())
+}
+
+/// Only who is lost can be removed.
+fn lost_member(arena: &mut Arena) -> anyhow::Result<()> {
+    arena.lab_mut().power_cut("w")?;
+    let is_listed_down = |arena: &Arena| -> Result<(), String> {
+        let state = arena.cluster().cluster_state("s1");
+        let members = state.map_err(|error| format!("{error:#}"))?.members;
+        if members.iter().any(|m| m.name == "w" && m.is_down) {
+            Ok(())
+        } else {
+            Err(format!("{members:?}"))
+        }
+    };
+    wait::until("the witness counted as down", REST_DEADLINE, || {
+        is_listed_down(arena)
+    })?;
+    let tried = ["cluster", "remove", "w", "--dry-run"];
+    verify_plan(&arena.cluster().skcli("s1")?.try_run(&tried)?)?;
+    is_listed_down(arena).map_err(|members| anyhow::anyhow!("it was removed: {members}"))
 }
 
 /// Waits until no entry is applied any more.

@@ -87,10 +87,9 @@ fn to_the_leader(
     let mut learnt = 0.0_f64;
     // The leader hears the command, and its answer is lost: asked again over the primary, it must not be done twice.
     for cuts in [&answers[..], &both] {
-        let tokens = tokens_made(arena)?;
+        let before = tokens_made(arena, primary)?;
         learnt = learnt.max(here.type_mirrored(cuts, &["cluster", "token"])?);
-        let made = tokens_made(arena)? - tokens;
-        ensure!(made == 1, "one token was asked for, {made} were made");
+        wait_one_token(arena, primary, before)?;
     }
     let stop = ["module", "stop", "-m", MODULE];
     learnt = learnt.max(here.type_mirrored(&both, &stop)?);
@@ -221,8 +220,24 @@ fn directions<'a>(cuts: &[(&'a str, &'a str)]) -> Vec<Direction<'a>> {
         .collect()
 }
 
-fn tokens_made(arena: &Arena) -> anyhow::Result<usize> {
-    count_events(arena, "token created")
+/// Done, and done once; the server that is asked may apply it a moment later than the leader.
+fn wait_one_token(arena: &Arena, asked: &str, before: usize) -> anyhow::Result<()> {
+    let made = wait::until("the token on record", CONVERGE_DEADLINE, || {
+        let made = tokens_made(arena, asked).map_err(|error| format!("{error:#}"))? - before;
+        if made > 0 {
+            Ok(made)
+        } else {
+            Err("none was made".to_owned())
+        }
+    })?;
+    ensure!(made == 1, "one token was asked for, {made} were made");
+    Ok(())
+}
+
+fn tokens_made(arena: &Arena, asked: &str) -> anyhow::Result<usize> {
+    let events = arena.cluster().events_of(asked)?;
+    let is_token = |event: &&api::v1::EventReply| event.text.contains("token created");
+    Ok(events.iter().filter(is_token).count())
 }
 
 /// The process of the application, as its start script notes it.
@@ -230,12 +245,4 @@ fn process_of(arena: &Arena, server: &str) -> anyhow::Result<String> {
     let state = arena.lab().root(server).join("var/lib/sidekick/modules");
     let file = state.join(MODULE).join("scripts/ledger.pid");
     std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
-}
-
-fn count_events(arena: &Arena, text: &str) -> anyhow::Result<usize> {
-    let events = arena.all_events()?;
-    Ok(events
-        .iter()
-        .filter(|event| event.text.contains(text))
-        .count())
 }
