@@ -456,6 +456,8 @@ fn pair_of(member: &Member, what: &str, names: &[String]) -> Result<[ServerId; 2
 
 #[cfg(test)]
 mod tests {
+    use module::Configuration;
+
     use super::*;
 
     #[test]
