@@ -58,7 +58,7 @@ impl MountProbe {
     /// # Errors
     /// The process cannot be started, or says why it cannot go on.
     pub fn start(lab: &Lab, server: &str) -> anyhow::Result<MountProbe> {
-        let program = std::env::current_exe().context("find the testbed")?;
+        let program = crate::lab::program("testbed")?;
         let file = replicated_directory(lab).join(FILE);
         let (program, file) = (program.to_string_lossy(), file.to_string_lossy());
         let mut child = lab

@@ -32,8 +32,8 @@ fn regression_silent_clients_do_not_keep_the_daemon() {
     drop((silent, answer));
 }
 
-/// Goal: a module that was just installed elsewhere is not called unknown. Method: it is installed while s2 is cut off; s2 says
-/// what it cannot know, and once healed waits until it knows.
+/// Goal: a module that was just installed elsewhere is not called unknown. Method: it is installed while the witness is cut off; the
+/// witness says what it cannot know, and once healed waits until it knows.
 #[test]
 fn regression_a_server_that_lags_asks_before_it_calls_a_module_unknown() {
     if let Some(why) = testbed::cluster::missing() {
@@ -41,7 +41,7 @@ fn regression_a_server_that_lags_asks_before_it_calls_a_module_unknown() {
         return;
     }
     let cluster = Cluster::form(Lab::up(Topology::mirror()).unwrap()).unwrap();
-    cluster.lab().isolate("s2").unwrap();
+    cluster.lab().isolate("w").unwrap();
     let bare = package::write_bare(cluster.lab()).unwrap();
     let bare = bare.display().to_string();
     let install = [
@@ -56,15 +56,15 @@ fn regression_a_server_that_lags_asks_before_it_calls_a_module_unknown() {
     let s1 = cluster.skcli("s1").unwrap();
     s1.json(&install).unwrap();
     s1.json(&["module", "prim", "-m", MODULE]).unwrap();
-    let second = ["module", "second", "-m", MODULE];
-    let refused = cluster.skcli("s2").unwrap().try_run(&second).unwrap();
+    let state = ["module", "state", "-m", MODULE];
+    let refused = cluster.skcli("w").unwrap().try_run(&state).unwrap();
     assert!(
         !refused.is_success() && refused.stderr.contains("may not have heard of the newest"),
         "{}",
         refused.summary()
     );
     let done = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| cluster.skcli("s2").unwrap().try_run(&second).unwrap());
+        let asked = scope.spawn(|| cluster.skcli("w").unwrap().try_run(&state).unwrap());
         cluster.lab().heal().unwrap();
         asked.join().unwrap()
     });
