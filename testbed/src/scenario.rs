@@ -368,6 +368,20 @@ pub const ALL: &[Scenario] = &[
         round: membership::old_disks,
     },
     Scenario {
+        name: "old_disk_of_secondary",
+        about: "the secondary's state directory is wiped, restored or lacks its log: refused with the way out, which is taken",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: membership::old_disk_of_secondary,
+    },
+    Scenario {
+        name: "old_disk_of_primary",
+        about: "as old_disk_of_secondary, for a primary that lost power",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: membership::old_disk_of_primary,
+    },
+    Scenario {
         name: "server_moves",
         about: "a running server is found at another address and under another name, and as before again",
         start: Start::Formed,
@@ -387,6 +401,20 @@ pub const ALL: &[Scenario] = &[
         start: Start::Formed,
         bounds: &[],
         round: unfit_disks::unfit_disks,
+    },
+    Scenario {
+        name: "unfit_disk_of_secondary",
+        about: "the secondary's state directory is full, then read-only, under load: named, and in sync when it is well again",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: unfit_disks::unfit_disk_of_secondary,
+    },
+    Scenario {
+        name: "unfit_disk_of_primary",
+        about: "as unfit_disk_of_secondary, for the primary: the other server takes over",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: unfit_disks::unfit_disk_of_primary,
     },
     Scenario {
         name: "witness_of_two_clusters",

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::address_times::AddressTimes;
 use super::blocking;
 use super::open_addition::OpenAddition;
-use super::partnership::Partnership;
+use super::partnership::{Partnership, Told};
 use super::warden::Warden;
 use crate::core::plan::Stage;
 use crate::member::Member;
@@ -122,6 +122,7 @@ impl Leading {
             events,
             may_begin_identical: parts.is_first_tenure,
             disk_failed: disk_failed_in,
+            told: Told::default(),
         };
         Ok(Leading {
             module: parts.module,

@@ -47,6 +47,17 @@ pub(super) struct Partnership {
     pub may_begin_identical: bool,
     /// Tells the agent that the local disk failed (R11).
     pub disk_failed: watch::Sender<Option<String>>,
+    /// What happened to the stream; empty at first.
+    pub told: Told,
+}
+
+/// What happened to the stream, for the evidence of what is proposed.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// When it was lost last, and why.
+    lost: Option<(Instant, String)>,
+    /// What the last resynchronisation moved.
+    resynced: String,
 }
 
 /// The stream to the peer, as far as this task knows.
@@ -213,7 +224,7 @@ impl Partnership {
     }
 
     fn on_event(
-        &self,
+        &mut self,
         event: PrimaryEvent,
         session: Session,
         admission: &mut Admission,
@@ -229,6 +240,7 @@ impl Partnership {
                     let (losses, wait) =
                         (admission.readmission.losses(), admission.not_before - now);
                     tracing::info!(module = %self.module, %cause, losses, ?wait, "the stream to the secondary ended");
+                    self.told.lost = Some((now, cause.to_string()));
                     Session::None { retry_at: now }
                 }
                 Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {
@@ -251,6 +263,10 @@ impl Partnership {
                 took,
             } => {
                 tracing::info!(module = %self.module, bytes_total, bytes_sent, ?took, "the secondary has caught up");
+                self.told.resynced = format!(
+                    "; {bytes_sent} of {bytes_total} bytes were sent, in {} ms",
+                    took.as_millis()
+                );
                 match session {
                     Session::Attached { id: current } if current == id => Session::CaughtUp { id },
                     Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {
@@ -375,9 +391,10 @@ impl Partnership {
     /// is applied; Raft orders it against the peer's promotion.
     async fn drop_peer(&self, record: &MirrorRecord, peer: ServerId, stream: Stream) {
         let evidence = match stream {
-            Stream::Down => "the stream to the secondary is down",
+            Stream::Down => self.how_lost(),
             Stream::Attached | Stream::CaughtUp => {
                 "the addition of the secondary is taken back: it is stopped, or counts as down"
+                    .to_owned()
             }
         };
         let command = Command::DropSecondary {
@@ -386,8 +403,19 @@ impl Partnership {
             primary: self.member.id(),
             server: peer,
         };
-        self.propose(command, evidence).await;
+        self.propose(command, &evidence).await;
         self.wait_for_news(record).await;
+    }
+
+    /// Why the stream is down, and how long writers had waited when going on without it was proposed.
+    fn how_lost(&self) -> String {
+        match &self.told.lost {
+            Some((at, cause)) => format!(
+                "the stream to the secondary is down: {cause}; no write was acknowledged for {} ms until this was proposed",
+                at.elapsed().as_millis()
+            ),
+            None => "the stream to the secondary is down".to_owned(),
+        }
     }
 
     /// R10, and the first half of R6: the note is durable and the gate obeys both records before the proposal leaves.
@@ -404,8 +432,11 @@ impl Partnership {
             primary: self.member.id(),
             server: peer,
         };
-        let evidence = "every directory listed, every block compared, in lock-step";
-        self.propose(command, evidence).await;
+        let evidence = format!(
+            "every directory listed, every block compared, in lock-step{}",
+            self.told.resynced
+        );
+        self.propose(command, &evidence).await;
         self.wait_for_news(record).await;
     }
 

@@ -107,6 +107,12 @@ fn attack_in(
         verify(arena, attack, daemon)?;
         arena.verify_logs()?;
     }
+    // Of Raft's messages only those are sent that no member understands.
+    ensure!(
+        tally.understood > 0 || attack.target == Target::Raft,
+        "the daemon answered none of {} inputs: what was sent never got where it is decoded",
+        tally.inputs
+    );
     verify_service(arena, began, length)?;
     tally.growth_kib = resident_kib(arena, attack)?.saturating_sub(before);
     ensure!(

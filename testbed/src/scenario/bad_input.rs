@@ -431,6 +431,8 @@ fn partitioned_join(arena: &mut Arena) -> anyhow::Result<u32> {
         "w9",
         "--address",
         &own,
+        "--replaces",
+        "w",
     ]);
     arena.lab().heal()?;
     let says = &["no leader", "outcome unknown"];
@@ -442,7 +444,69 @@ fn partitioned_join(arena: &mut Arena) -> anyhow::Result<u32> {
             Err(error) => Err(format!("{error:#}")),
         }
     })?;
-    Ok(1)
+    joins_after_healing(arena, &contact, &own)?;
+    Ok(2)
+}
+
+/// What became of the join is known when a majority has decided something after it: the newcomer is a member or is none, and a
+/// new token lets it join: in the place of the witness it replaces, or in its own if its answer was lost.
+fn joins_after_healing(arena: &Arena, contact: &str, own: &str) -> anyhow::Result<()> {
+    let newcomer = arena.cluster().skcli("w")?;
+    wait_left(arena)?;
+    let asked = arena.cluster().skcli("s1")?;
+    let answer = asked.json(&["cluster", "token", "--witness"])?;
+    let token = answer["token"].as_str().context("no token in the answer")?;
+    let place = wait::until("what became of the join", REFUSED_DEADLINE, || {
+        match is_down(arena).map_err(|e| format!("{e:#}"))? {
+            None => Ok("w"),
+            Some(true) => Ok("w9"),
+            Some(false) => Err("a member that nobody runs is not missed yet".to_owned()),
+        }
+    })?;
+    newcomer.json(&[
+        "cluster",
+        "join",
+        contact,
+        token,
+        "--server",
+        "w9",
+        "--address",
+        own,
+        "--replaces",
+        place,
+    ])?;
+    wait::until("the newcomer", REFUSED_DEADLINE, || {
+        let seen = is_down(arena).map_err(|e| format!("{e:#}"))?;
+        let own = arena.cluster().cluster_state("w");
+        let own = own.map_err(|e| format!("{e:#}"))?;
+        match seen == Some(false) && own.has_quorum {
+            true => Ok(()),
+            false => Err(format!("down: {seen:?}")),
+        }
+    })?;
+    Ok(())
+}
+
+/// The daemon on the witness's machine belongs to no cluster.
+fn wait_left(arena: &Arena) -> anyhow::Result<()> {
+    let newcomer = arena.cluster().skcli("w")?;
+    wait::until("a fresh daemon", REFUSED_DEADLINE, || {
+        let said = newcomer
+            .try_run(&["cluster", "state"])
+            .map_err(|e| format!("{e:#}"))?;
+        match said.stderr.contains("belongs to no cluster") {
+            true => Ok(()),
+            false => Err(said.summary()),
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether the newcomer counts as down; none when it is no member.
+fn is_down(arena: &Arena) -> anyhow::Result<Option<bool>> {
+    let state = arena.cluster().cluster_state("s1")?;
+    let found = state.members.iter().find(|member| member.name == "w9");
+    Ok(found.map(|member| member.is_down))
 }
 
 /// Another letter in the middle of the token.

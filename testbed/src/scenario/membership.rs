@@ -1,7 +1,9 @@
 //! Members come and go, are replaced, renamed and given new certificates, while the module serves.
 
+mod data_disks;
 mod removed;
 
+pub(super) use data_disks::{old_disk_of_primary, old_disk_of_secondary};
 pub(super) use removed::removed_while_alone;
 
 use super::arena::{Arena, hold};

@@ -1,7 +1,12 @@
 //! State directories that cannot be written: the daemon says so, answers for nothing it does not hold, and the cluster goes on.
 
+mod data;
+
+pub(super) use data::{unfit_disk_of_primary, unfit_disk_of_secondary};
+
 use super::arena::Arena;
 use super::figures::Figures;
+use crate::lab::NodeKind;
 use crate::wait::{self, Finished};
 use anyhow::ensure;
 use std::time::Duration;
@@ -26,9 +31,9 @@ pub(super) fn unfit_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
     let small = format!(
         "cp -a {dir} {dir}.before && mount -t tmpfs -o size={DISK_BYTES},mode=0711 none {dir} && cp -a {dir}.before/. {dir}/"
     );
-    shell(arena, &small)?;
+    shell(arena, "w", &small)?;
     start(arena)?;
-    fill(arena, &dir)?;
+    fill(arena, "w", &dir)?;
     wait::until(
         "the daemon to notice that its disk is full",
         NOTICED_DEADLINE,
@@ -38,7 +43,7 @@ pub(super) fn unfit_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
                 .cluster()
                 .skcli("s1")
                 .and_then(|skcli| skcli.try_run(&["cluster", "token", "--valid", "60"]));
-            let log = log_of(arena);
+            let log = log_of(arena, "w");
             if log.contains(CANNOT_LOG) {
                 Ok(())
             } else {
@@ -46,43 +51,44 @@ pub(super) fn unfit_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
             }
         },
     )?;
-    wait_witness(arena, true)?;
+    wait_down(arena, "s1", "w", true)?;
     ensure!(
         arena.cluster().cluster_state("s1")?.has_quorum,
         "two of three voters are a majority"
     );
-    refused_start(arena, "a full state directory")?;
+    refused_start(arena, "w", "a full state directory")?;
 
-    shell(arena, &format!("rm {dir}/filler"))?;
+    shell(arena, "w", &format!("rm {dir}/filler"))?;
     start(arena)?;
     arena.lab_mut().kill_daemon("w")?;
     // What the small disk holds is the newest; the older copy below it would be refused.
     let back = format!(
         "cp -a {dir} {dir}.after && umount {dir} && rm -rf {dir} {dir}.before && mv {dir}.after {dir}"
     );
-    shell(arena, &back)?;
+    shell(arena, "w", &back)?;
     shell(
         arena,
+        "w",
         &format!("mount --bind {dir} {dir} && mount -o remount,bind,ro {dir}"),
     )?;
-    refused_start(arena, "a read-only state directory")?;
-    shell(arena, &format!("umount {dir}"))?;
+    refused_start(arena, "w", "a read-only state directory")?;
+    shell(arena, "w", &format!("umount {dir}"))?;
     start(arena)?;
     figures.set("cases", 3.0);
     Ok(figures)
 }
 
-fn shell(arena: &Arena, script: &str) -> anyhow::Result<Finished> {
+fn shell(arena: &Arena, server: &str, script: &str) -> anyhow::Result<Finished> {
     let done = arena
         .lab()
-        .exec("w", &["sh", "-c", script], COMMAND_DEADLINE)?;
+        .exec(server, &["sh", "-c", script], COMMAND_DEADLINE)?;
     ensure!(done.is_success(), "{script}: {}", done.summary());
     Ok(done)
 }
 
-fn fill(arena: &Arena, dir: &str) -> anyhow::Result<()> {
+fn fill(arena: &Arena, server: &str, dir: &str) -> anyhow::Result<()> {
     let script = format!("dd if=/dev/zero of={dir}/filler bs=4k 2>/dev/null; test -s {dir}/filler");
-    shell(arena, &script).map(drop)
+    shell(arena, server, &script).map(drop)
 }
 
 /// Starts the daemon and waits until its start is committed: from then on its log is in use.
@@ -98,7 +104,7 @@ fn start(arena: &mut Arena) -> anyhow::Result<()> {
             Err(error) => Err(format!("{error:#}")),
         },
     )?;
-    wait_witness(arena, false)
+    wait_down(arena, "s1", "w", false)
 }
 
 fn starts(arena: &Arena) -> anyhow::Result<usize> {
@@ -108,14 +114,16 @@ fn starts(arena: &Arena) -> anyhow::Result<usize> {
 }
 
 /// The daemon does not start, and names the directory.
-fn refused_start(arena: &Arena, what: &str) -> anyhow::Result<()> {
+fn refused_start(arena: &Arena, server: &str, what: &str) -> anyhow::Result<()> {
     let sknode = crate::lab::program("sknode")?.display().to_string();
-    let root = arena.lab().root("w").display().to_string();
-    let started = arena.lab().exec(
-        "w",
-        &[&sknode, "--witness", "--root", &root],
-        COMMAND_DEADLINE,
-    )?;
+    let root = arena.lab().root(server).display().to_string();
+    // Never the machine's own watchdog.
+    let mut command = vec![sknode.as_str(), "--root", &root, "--watchdog", "none"];
+    match arena.lab().server(server)?.node().kind {
+        NodeKind::Witness => command.push("--witness"),
+        NodeKind::Server => {}
+    }
+    let started = arena.lab().exec(server, &command, COMMAND_DEADLINE)?;
     ensure!(
         !started.is_success()
             && started.status.is_some()
@@ -131,29 +139,29 @@ fn refused_start(arena: &Arena, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn log_of(arena: &Arena) -> String {
+fn log_of(arena: &Arena, server: &str) -> String {
     let log = arena
         .lab()
-        .server("w")
+        .server(server)
         .map(|server| server.log().to_owned());
     log.ok()
         .and_then(|path| std::fs::read_to_string(path).ok())
         .unwrap_or_default()
 }
 
-fn wait_witness(arena: &Arena, is_down: bool) -> anyhow::Result<()> {
+fn wait_down(arena: &Arena, asked: &str, server: &str, is_down: bool) -> anyhow::Result<()> {
     let what = if is_down {
-        "the witness to be missed"
+        format!("{server} to be missed")
     } else {
-        "the witness to be heard"
+        format!("{server} to be heard")
     };
-    wait::until(what, NOTICED_DEADLINE, || {
+    wait::until(&what, NOTICED_DEADLINE, || {
         let state = arena
             .cluster()
-            .cluster_state("s1")
+            .cluster_state(asked)
             .map_err(|e| format!("{e:#}"))?;
-        let found = state.members.iter().find(|m| m.name == "w");
-        if found.is_some_and(|w| w.is_down == is_down) {
+        let found = state.members.iter().find(|m| m.name == server);
+        if found.is_some_and(|member| member.is_down == is_down) {
             Ok(())
         } else {
             Err(format!("{:?}", state.members))

@@ -182,6 +182,26 @@ fn old_disks() {
 }
 
 #[test]
+fn old_disk_of_secondary() {
+    one_round("old_disk_of_secondary");
+}
+
+#[test]
+fn old_disk_of_primary() {
+    one_round("old_disk_of_primary");
+}
+
+#[test]
+fn unfit_disk_of_secondary() {
+    one_round("unfit_disk_of_secondary");
+}
+
+#[test]
+fn unfit_disk_of_primary() {
+    one_round("unfit_disk_of_primary");
+}
+
+#[test]
 fn unfit_disks() {
     one_round("unfit_disks");
 }
