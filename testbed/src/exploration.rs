@@ -13,10 +13,13 @@
 //! server serves, with every acknowledged write; when one in-sync server and the witness return, that server does.
 
 mod actions;
+mod against_model;
 pub mod command_line;
 mod healing;
 mod model;
+mod observed;
 mod search;
+mod settled;
 mod voter;
 mod world;
 
@@ -132,7 +135,10 @@ pub fn case_for(bug: Bug, states_max: usize) -> Option<Case> {
                 ..FAULTS
             },
         ),
-        Bug::NumberReused | Bug::ClockInApply => return None,
+        Bug::NumberReused
+        | Bug::ClockInApply
+        | Bug::VoteWithoutQuorum
+        | Bug::CommitWithoutQuorum => return None,
     };
     Some(Case {
         ack,

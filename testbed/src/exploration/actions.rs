@@ -5,6 +5,7 @@ use fs_mirror::replication::core::{Event, Record};
 use node::core::partnership::{Move, Stream};
 
 use super::model::{Bounds, Moment, Opinion, SESSION};
+use super::settled::settled;
 use super::world::{A, Applied, B, FIRST_EPOCH, NAMES, W, World, id, module, node};
 use crate::planted::Bug;
 
@@ -24,14 +25,11 @@ pub(super) enum What {
     Crashes(usize),
     Restarts(usize),
     Applies(usize),
-    Grants(usize, usize),
     Writes(usize),
-    Acknowledges(usize),
     Ships(usize),
     Syncs(usize),
     Proposed(super::world::Sent),
     Committed(super::world::Sent),
-    Lost(super::world::Sent),
 }
 
 impl What {
@@ -40,14 +38,11 @@ impl What {
             Self::Crashes(node) => format!("crash {}", NAMES[node]),
             Self::Restarts(node) => format!("restart {}", NAMES[node]),
             Self::Applies(node) => format!("{} applies", NAMES[node]),
-            Self::Grants(voter, server) => format!("{} grants {}", NAMES[voter], NAMES[server]),
             Self::Writes(server) => format!("{} writes", NAMES[server]),
-            Self::Acknowledges(server) => format!("{} acknowledges", NAMES[server]),
             Self::Ships(server) => format!("{} ships", NAMES[server]),
             Self::Syncs(server) => format!("{} syncs", NAMES[server]),
             Self::Proposed(sent) => format!("proposed: {}", shown(world.command(sent))),
             Self::Committed(sent) => format!("committed: {}", shown(world.command(sent))),
-            Self::Lost(sent) => format!("lost or refused: {}", shown(world.command(sent))),
         }
     }
 }
@@ -218,6 +213,7 @@ fn prepare_addition(world: &World, then: &mut Moment, server: usize) {
 
 impl Followers<'_> {
     fn add(&mut self, what: What, then: Moment) {
+        let then = settled(self.world, then);
         self.moments.push((what, then));
     }
 
@@ -275,14 +271,6 @@ impl Followers<'_> {
             }
             Opinion::Alive | Opinion::Declared { .. } => {}
         }
-        if now.nodes[server].is_up
-            && !now.granted[voter][server]
-            && now.may_grant(self.world, voter, server)
-        {
-            let mut then = now;
-            then.granted[voter][server] = true;
-            self.add(What::Grants(voter, server), then);
-        }
     }
 
     /// A server falls silent for a voter. It is one fault, however many voters notice it while one of them says so.
@@ -321,29 +309,21 @@ impl Followers<'_> {
 
     fn write(&mut self, now: Moment, server: usize) {
         let copy = now.copies[server];
-        if now.serves(self.world, server) {
-            if now.written < self.bounds.writes && !copy.core.holds_changes() {
-                let mut then = now;
-                let bit = 1 << now.written;
-                then.written += 1;
-                let copy = &mut then.copies[server];
-                copy.data |= bit;
-                copy.on_disk |= bit;
-                copy.waiting |= bit;
-                if copy.has_session {
-                    copy.shipped |= bit;
-                } else {
-                    copy.core.on_unshipped();
-                }
-                self.add(What::Writes(server), then);
+        let may_write = now.written < self.bounds.writes && !copy.core.holds_changes();
+        if may_write && now.serves(self.world, server) {
+            let mut then = now;
+            let bit = 1 << now.written;
+            then.written += 1;
+            let copy = &mut then.copies[server];
+            copy.data |= bit;
+            copy.on_disk |= bit;
+            copy.waiting |= bit;
+            if copy.has_session {
+                copy.shipped |= bit;
+            } else {
+                copy.core.on_unshipped();
             }
-            let done = copy.answerable(self.world.bug);
-            if done != 0 {
-                let mut then = now;
-                then.copies[server].waiting &= !done;
-                then.acknowledged |= done;
-                self.add(What::Acknowledges(server), then);
-            }
+            self.add(What::Writes(server), then);
         }
         let record = self.world.record(now.nodes[server].applied);
         let ships = record.primary == Some(id(server)) && copy.has_session;
@@ -471,15 +451,22 @@ impl Followers<'_> {
         }
     }
 
-    /// A proposal goes on its way; when it arrives, and whether, is open.
-    fn send(&mut self, mut then: Moment, command: Command) {
+    /// A proposal goes on its way; when it arrives, and whether, is open. Where there is no room, it or another is lost.
+    fn send(&mut self, then: Moment, command: Command) {
         let sent = self.world.send(command);
         if then.on_the_way.contains(&Some(sent)) {
+            self.add(What::Proposed(sent), then);
             return;
         }
-        if let Some(free) = then.on_the_way.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(sent);
-            then.on_the_way.sort_unstable();
+        let is_full = !then.on_the_way.contains(&None);
+        for slot in 0..if is_full { then.on_the_way.len() } else { 1 } {
+            // Sorted: what is free comes first.
+            let mut sends = then;
+            sends.on_the_way[slot] = Some(sent);
+            sends.on_the_way.sort_unstable();
+            self.add(What::Proposed(sent), sends);
+        }
+        if is_full {
             self.add(What::Proposed(sent), then);
         }
     }
@@ -497,7 +484,6 @@ impl Followers<'_> {
             {
                 self.add(What::Committed(sent), Moment { committed, ..then });
             }
-            self.add(What::Lost(sent), then);
         }
     }
 }

@@ -11,6 +11,7 @@ use consensus::state::AckMode;
 use super::actions::{What, followers};
 use super::healing::healing_fails;
 use super::model::{Bounds, Moment};
+use super::settled::settled;
 use super::world::{Begin, FIRST_EPOCH, World};
 use crate::planted::Bug;
 
@@ -61,6 +62,8 @@ pub enum Outcome {
     Holds {
         /// How many.
         states: usize,
+        /// The longest way to a state that was looked at.
+        depth: usize,
         /// There are no others within the bounds.
         is_complete: bool,
     },
@@ -104,13 +107,24 @@ fn fingerprint(moment: &Moment) -> u64 {
 
 /// Explores one case.
 pub fn explore(case: Case) -> Outcome {
+    explore_observed(case, &mut |_, _| ())
+}
+
+/// Explores one case and shows each moment reached to `observe`.
+pub(super) fn explore_observed(
+    case: Case,
+    observe: &mut dyn FnMut(&mut World, &Moment),
+) -> Outcome {
     let mut world = World::new(case.bug);
     let committed = world.begin(case.ack, case.begin);
     let first = Moment::begin(committed, FIRST_EPOCH as u8, case.begin == Begin::InSync);
+    let first = settled(&mut world, first);
+    observe(&mut world, &first);
     let mut reached = Reached::default();
     reached.add(&first, 0);
     let mut layer = vec![(0, first)];
-    while !layer.is_empty() && reached.prints.len() < case.states_max {
+    let mut depth = 0;
+    while !layer.is_empty() {
         let mut next = Vec::new();
         for (number, moment) in std::mem::take(&mut layer) {
             if (number as usize).is_multiple_of(HEALED_EVERY)
@@ -125,20 +139,23 @@ pub fn explore(case: Case) -> Outcome {
                 if let Some(what) = follower.violation(&mut world) {
                     return violated(what, follower_number, first, &mut world, &reached, case);
                 }
+                observe(&mut world, &follower);
                 next.push((follower_number, follower));
             }
             if reached.prints.len() >= case.states_max {
-                let (states, is_complete) = (reached.prints.len(), false);
                 return Outcome::Holds {
-                    states,
-                    is_complete,
+                    states: reached.prints.len(),
+                    depth,
+                    is_complete: false,
                 };
             }
         }
         layer = next;
+        depth += usize::from(!layer.is_empty());
     }
     Outcome::Holds {
         states: reached.prints.len(),
+        depth,
         is_complete: true,
     }
 }

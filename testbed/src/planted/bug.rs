@@ -43,6 +43,10 @@ pub enum Bug {
     ReceiptTrusted,
     /// `apply` reads the clock of the machine it runs on.
     ClockInApply,
+    /// A candidate leads the log with its own vote alone.
+    VoteWithoutQuorum,
+    /// A leader counts an entry as committed that is on its own disk alone.
+    CommitWithoutQuorum,
 }
 
 impl Bug {
@@ -57,6 +61,7 @@ impl Bug {
     pub fn rule(self) -> &'static str {
         match self {
             Self::EpochUnchecked | Self::ClockInApply => "R1",
+            Self::VoteWithoutQuorum | Self::CommitWithoutQuorum => "Raft",
             Self::AcknowledgeFirst => "R3",
             Self::StalePromoted => "R5",
             Self::AdditionForgotten | Self::AdditionForgottenOverRestart => "R6",
@@ -92,6 +97,8 @@ impl Bug {
             Self::NumberReused => "a wiped store comes back under its old number",
             Self::ReceiptTrusted => "takes received for written after a crash",
             Self::ClockInApply => "applying an entry reads the clock",
+            Self::VoteWithoutQuorum => "leads the log with its own vote alone",
+            Self::CommitWithoutQuorum => "counts an entry on one disk as committed",
         }
     }
 

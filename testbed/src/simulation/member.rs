@@ -106,7 +106,7 @@ impl Member {
         };
         let lease_ns = timing.lease_ns;
         self.daemon = Some(Daemon {
-            raft: Raft::new(self.place, &self.durable, now, &mut out.random),
+            raft: Raft::new(self.place, &self.durable, now, &mut out.random, out.bug),
             syncs: VecDeque::new(),
             disk_free_at: out.now,
             state,

@@ -5,7 +5,8 @@ use consensus::state::{
 };
 
 use super::copy::Writes;
-use super::raft::Entry;
+use super::member::Member;
+use super::raft::{Entry, MAJORITY};
 use crate::planted::Bug;
 
 /// A property that did not hold.
@@ -59,6 +60,14 @@ pub enum Broken {
         /// What is missing.
         why: &'static str,
     },
+    /// An entry is counted as committed without a quorum.
+    #[error("entry {index} is counted as committed, and on the disks of {holders} members only")]
+    NotOnQuorum {
+        /// Its index.
+        index: usize,
+        /// Members that have it on disk.
+        holders: usize,
+    },
     /// A committed entry is another one later, or elsewhere.
     #[error("the committed entry {index} is not the same everywhere")]
     LogDiffers {
@@ -88,6 +97,8 @@ pub enum Broken {
 pub(super) struct Oracle {
     pub(super) truth: ClusterState,
     log: Vec<Entry>,
+    /// Entries counted as committed since somebody looked.
+    fresh: Vec<usize>,
     digests: Vec<u64>,
     pub(super) modules: Vec<Data>,
     pub(super) broken: Option<Broken>,
@@ -109,6 +120,7 @@ impl Oracle {
             digests: vec![0; log.len()],
             truth,
             log,
+            fresh: Vec::new(),
             modules: (0..modules).map(|_| Data::default()).collect(),
             broken: None,
             failovers: 0,
@@ -135,6 +147,7 @@ impl Oracle {
             return false;
         }
         self.log.push(entry.clone());
+        self.fresh.push(index);
         if let Some(proposal) = &entry.proposal {
             let before = self.truth.modules.clone();
             let last_event = self.truth.last_event;
@@ -149,6 +162,19 @@ impl Oracle {
         }
         self.digests.push(digest(&self.truth));
         true
+    }
+
+    /// What was counted as committed since the last call has to be on the disks of a quorum. A member that lost its disk since
+    /// may have had it.
+    pub(super) fn check_quorum(&mut self, members: &[Member]) {
+        for index in std::mem::take(&mut self.fresh) {
+            let entry = &self.log[index - 1];
+            let has_it = |member: &&Member| member.is_wiped || member.durable.holds(index, entry);
+            let holders = members.iter().filter(has_it).count();
+            if holders < MAJORITY {
+                self.report(Broken::NotOnQuorum { index, holders });
+            }
+        }
     }
 
     /// The state of `member` after the entry at `index`.

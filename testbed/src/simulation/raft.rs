@@ -12,6 +12,7 @@ use super::clock::MS;
 use super::message::Place;
 use super::network::PLACES;
 use super::random::Random;
+use crate::planted::Bug;
 
 const BEAT_NS: u64 = 100 * MS;
 const ELECTION_MS: (u64, u64) = (400, 800);
@@ -19,7 +20,7 @@ const ELECTION_MS: (u64, u64) = (400, 800);
 const LEADER_FRESH_NS: u64 = ELECTION_MS.0 * MS;
 /// Entries in one message.
 const BATCH_MAX: usize = 32;
-const MAJORITY: usize = PLACES / 2 + 1;
+pub(super) const MAJORITY: usize = PLACES / 2 + 1;
 
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -90,6 +91,14 @@ pub(super) struct Durable {
     pub(super) commit: usize,
 }
 
+impl Durable {
+    /// The entry is on this disk.
+    pub(super) fn holds(&self, index: usize, entry: &Entry) -> bool {
+        let mine = self.log.get(index - 1);
+        mine.is_some_and(|mine| mine.is_same(entry))
+    }
+}
+
 /// One write to the disk, and what may be said once it is there.
 #[derive(Debug)]
 pub(super) struct Sync {
@@ -153,10 +162,17 @@ pub(super) struct Raft {
     next: [usize; PLACES],
     sent: [usize; PLACES],
     matched: [usize; PLACES],
+    bug: Option<Bug>,
 }
 
 impl Raft {
-    pub(super) fn new(me: Place, durable: &Durable, now: BootTime, random: &mut Random) -> Self {
+    pub(super) fn new(
+        me: Place,
+        durable: &Durable,
+        now: BootTime,
+        random: &mut Random,
+        bug: Option<Bug>,
+    ) -> Self {
         let mut raft = Self {
             me,
             term: durable.term,
@@ -171,6 +187,7 @@ impl Raft {
             next: [1; PLACES],
             sent: [0; PLACES],
             matched: [0; PLACES],
+            bug,
         };
         raft.wait_for_leader(now, random);
         raft
@@ -356,7 +373,8 @@ impl Raft {
                 {
                     let votes = votes | 1 << from;
                     self.role = Role::Candidate(votes);
-                    if votes.count_ones() as usize >= MAJORITY {
+                    let is_elected = votes.count_ones() as usize >= MAJORITY;
+                    if is_elected || self.bug == Some(Bug::VoteWithoutQuorum) {
                         self.lead(now, todo);
                     }
                 }
@@ -502,7 +520,10 @@ impl Raft {
         self.next[from] = self.next[from].max(index + 1);
         let mut matched = self.matched;
         matched.sort_unstable();
-        let on_majority = matched[PLACES - MAJORITY];
+        let on_majority = match self.bug {
+            Some(Bug::CommitWithoutQuorum) => self.matched[self.me],
+            _ => matched[PLACES - MAJORITY],
+        };
         if on_majority > self.commit && self.term_at(on_majority) == self.term {
             self.commit = on_majority;
             // Followers learn it at once, so that they can apply.

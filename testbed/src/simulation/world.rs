@@ -498,8 +498,9 @@ impl World {
         records.chain(members).collect::<Vec<_>>().join(" | ")
     }
 
-    /// P1 and P2, at this moment.
+    /// P1, P2, and what was just committed, at this moment.
     fn check(&mut self) {
+        self.out.oracle.check_quorum(&self.members);
         for module in 0..self.genesis.modules.len() {
             if let Some(broken) = self.broken_in(module) {
                 self.out.oracle.report(broken);
