@@ -298,7 +298,7 @@ mod tests {
     fn packet_from_the_ipv6_address_is_a_claim() {
         let (v4, v6) = (
             Ipv4Addr::LOCALHOST,
-            "fd00::100".parse().expect("an address"),
+            "fd00::100".parse::<Ipv6Addr>().expect("an address"),
         );
         let mut frame = vec![0xff; 6];
         frame.extend([2, 0x5d, 0, 0, 1, 2, 0x86, 0xdd]);
