@@ -104,7 +104,16 @@ pub(crate) async fn hand_over(
             .filter(|id| *id != me && heard.age_any(*id).is_some_and(|age| age <= silence))
             .collect();
         let reports = voters.iter().map(|id| (*id, heard.report(*id))).collect();
-        let better = better_leader(me, &voters, &hears, &reports);
+        let has_whole_log = |voter: &ServerId| {
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|all| all.get(&voter.0));
+            let matched = matched.and_then(|matched| matched.as_ref().map(|log_id| log_id.index));
+            matched == metrics.last_log_index
+        };
+        // Whoever lacks an entry ignores the request, and the leader that made it has no way back.
+        let better = better_leader(me, &voters, &hears, &reports).filter(has_whole_log);
         let (term, now) = (metrics.current_term, Instant::now());
         if let Some(successor) = next_successor(last, term, now, better, &hears) {
             info!(%successor, term, "hand leadership to a voter that reaches more voters");

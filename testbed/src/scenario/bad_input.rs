@@ -456,13 +456,15 @@ fn joins_after_healing(arena: &Arena, contact: &str, own: &str) -> anyhow::Resul
     let asked = arena.cluster().skcli("s1")?;
     let answer = asked.json(&["cluster", "token", "--witness"])?;
     let token = answer["token"].as_str().context("no token in the answer")?;
-    let place = wait::until("what became of the join", REFUSED_DEADLINE, || {
-        match is_down(arena).map_err(|e| format!("{e:#}"))? {
+    let place = wait::until(
+        "what became of the join",
+        REFUSED_DEADLINE,
+        || match is_down(arena).map_err(|e| format!("{e:#}"))? {
             None => Ok("w"),
             Some(true) => Ok("w9"),
             Some(false) => Err("a member that nobody runs is not missed yet".to_owned()),
-        }
-    })?;
+        },
+    )?;
     newcomer.json(&[
         "cluster",
         "join",

@@ -396,15 +396,21 @@ fn returned(
 
 /// The daemon takes part in nothing, says why, and what to type.
 fn refused(arena: &Arena, name: &str, says: &str) -> anyhow::Result<()> {
-    let state = arena
-        .cluster()
-        .skcli(name)?
-        .try_run(&["cluster", "state"])?;
-    let said = format!("{} {}", state.stdout, state.stderr);
-    ensure!(
-        !state.is_success() && said.contains(says) && said.contains("leave --alone"),
-        "{name} should be refused with {says:?} and the way out: {said}"
-    );
+    let skcli = arena.cluster().skcli(name)?;
+    // A daemon that starts is told by the others what they remember.
+    wait::until("the daemon to be refused", CHANGE_DEADLINE, || {
+        let state = skcli
+            .try_run(&["cluster", "state"])
+            .map_err(|e| format!("{e:#}"))?;
+        let said = format!("{} {}", state.stdout, state.stderr);
+        if !state.is_success() && said.contains(says) && said.contains("leave --alone") {
+            Ok(())
+        } else {
+            Err(format!(
+                "{name} should be refused with {says:?} and the way out: {said}"
+            ))
+        }
+    })?;
     Ok(())
 }
 
