@@ -13,6 +13,7 @@ use crate::lab::topology;
 use crate::wait::{self, Finished};
 use anyhow::{Context as _, ensure};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// A change of the members is in force within this time.
@@ -450,12 +451,13 @@ pub(super) fn old_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let var = arena.lab().root("w").join("var");
     let copy_of_it = arena.lab().site().directory().join("old-disk");
-    wait_started(arena, "w", 1)?;
+    let run = run_of(&var)?;
+    wait_started(arena, "w", run)?;
     arena.lab_mut().kill_daemon("w")?;
     copy(&var, &copy_of_it)?;
     arena.lab_mut().start_daemon("w")?;
     arena.cluster().wait_answers("w")?;
-    wait_started(arena, "w", 2)?;
+    wait_started(arena, "w", run + 1)?;
     arena.lab_mut().kill_daemon("w")?;
     fs::remove_dir_all(&var)?;
     fs::rename(&copy_of_it, &var)?;
@@ -466,9 +468,7 @@ pub(super) fn old_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
     refused_and_replaced(arena, "forgot its vote")?;
 
     // The same old copy, on a machine whose network comes up after the daemon.
-    let run: u32 = fs::read_to_string(var.join("lib/sidekick/incarnation"))?
-        .trim()
-        .parse()?;
+    let run = run_of(&var)?;
     wait_started(arena, "w", run)?;
     arena.lab_mut().kill_daemon("w")?;
     copy(&var, &copy_of_it)?;
@@ -490,6 +490,12 @@ pub(super) fn old_disks(arena: &mut Arena) -> anyhow::Result<Figures> {
     refused_and_replaced(arena, "restored from an old copy")?;
     figures.set("cases", 3.0);
     Ok(figures)
+}
+
+/// The number of the daemon's last start. It only grows on one machine, whatever member runs there.
+fn run_of(var: &Path) -> anyhow::Result<u32> {
+    let run = fs::read_to_string(var.join("lib/sidekick/incarnation"))?;
+    Ok(run.trim().parse()?)
 }
 
 /// A start of a daemon is committed.
