@@ -258,13 +258,7 @@ impl Consensus {
         let silence = Duration::from_nanos(timing.lease_ns / 2);
         let tasks = vec![
             spawn(maintain(raft.clone(), applied.clone())),
-            spawn(hand_over(
-                me,
-                raft.clone(),
-                applied.clone(),
-                heard.clone(),
-                silence,
-            )),
+            spawn(hand_over(me, raft.clone(), heard.clone(), silence)),
             spawn(declare(me, proposer.clone(), actions)),
         ];
         let guard = Guard {

@@ -210,6 +210,35 @@ async fn leader_that_misses_a_voter_hands_over() {
     assert!(state.members.values().all(|member| !member.is_down));
 }
 
+/// A third member joins that the leader does not reach and the other one does. The other one is to vote by the cluster state,
+/// and does not yet in Raft's configuration: leadership handed to it would go to nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_leadership_is_not_handed_to_a_member_that_only_learns() {
+    let mut cluster = Cluster::start(2, false).await;
+    cluster.wires.cut(1, 3, BOTH);
+    cluster.join(3, true).await;
+    eventually("the other one hears the third", || {
+        let heard = cluster.node(2).on().status().heard;
+        (0..LANS).any(|lan| heard[&(ServerId(3), lan)].is_some())
+    })
+    .await;
+    // Long enough for the leader to be told of it: a long look, not a wait for something.
+    let until = std::time::Instant::now() + Duration::from_secs(1);
+    eventually("the look is over", || std::time::Instant::now() > until).await;
+    let create = Command::CreateToken {
+        token: [31; 32],
+        witness: false,
+        expires_at_unix_s: u64::MAX,
+    };
+    cluster.propose(2, create).await;
+    assert_eq!(cluster.node(1).on().status().voters, [ServerId(1)].into());
+    cluster.wires.heal();
+    eventually("all vote", || {
+        cluster.node(1).on().status().voters.len() == 3
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn losing_one_lan_changes_nothing() {
     let cluster = Cluster::start(2, true).await;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::machine::Applied;
+use super::membership::{Configured, configured};
 use super::types::Raft;
 use crate::heard::Heard;
 use crate::state::ServerId;
@@ -48,6 +47,37 @@ pub fn better_leader(
         .map(|(_, server)| server)
 }
 
+/// What a leader knows when it looks for a better one.
+struct Outlook {
+    configured: Configured,
+    /// The voters that this member hears.
+    hears: BTreeSet<ServerId>,
+    /// Whom every other voter hears.
+    reports: BTreeMap<ServerId, BTreeSet<ServerId>>,
+}
+
+impl Outlook {
+    /// Who should lead and can. A leader that hands over proposes nothing any more and cannot take that back, so the successor
+    /// must be sure to be elected: it votes in the configuration that Raft uses, which follows the cluster state with some
+    /// delay and is not being changed, and it has the whole log.
+    fn successor(&self, me: ServerId) -> Option<ServerId> {
+        if self.configured.is_joint {
+            return None;
+        }
+        better_leader(me, &self.voters(), &self.hears, &self.reports)
+            .filter(|ServerId(id)| self.configured.complete.contains(id))
+    }
+
+    fn voters(&self) -> BTreeSet<ServerId> {
+        self.configured
+            .voters
+            .iter()
+            .copied()
+            .map(ServerId)
+            .collect()
+    }
+}
+
 /// A hand-over that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct HandOver {
@@ -80,13 +110,7 @@ fn next_successor(
 }
 
 /// Runs until Raft stops. `silence`: how long a voter must be unheard here before leadership moves.
-pub(crate) async fn hand_over(
-    me: ServerId,
-    raft: Raft,
-    applied: watch::Receiver<Applied>,
-    heard: Arc<Heard>,
-    silence: Duration,
-) {
+pub(crate) async fn hand_over(me: ServerId, raft: Raft, heard: Arc<Heard>, silence: Duration) {
     let mut last: Option<HandOver> = None;
     loop {
         sleep(LOOK_INTERVAL).await;
@@ -97,25 +121,10 @@ pub(crate) async fn hand_over(
         if !metrics.state.is_leader() {
             continue;
         }
-        let voters = applied.borrow().state.voters();
-        let hears: BTreeSet<ServerId> = voters
-            .iter()
-            .copied()
-            .filter(|id| *id != me && heard.age_any(*id).is_some_and(|age| age <= silence))
-            .collect();
-        let reports = voters.iter().map(|id| (*id, heard.report(*id))).collect();
-        let has_whole_log = |voter: &ServerId| {
-            let matched = metrics
-                .replication
-                .as_ref()
-                .and_then(|all| all.get(&voter.0));
-            let matched = matched.and_then(|matched| matched.as_ref().map(|log_id| log_id.index));
-            matched == metrics.last_log_index
-        };
-        // Whoever lacks an entry ignores the request, and the leader that made it has no way back.
-        let better = better_leader(me, &voters, &hears, &reports).filter(has_whole_log);
+        let outlook = outlook(me, configured(&metrics), &heard, silence);
+        let better = outlook.successor(me);
         let (term, now) = (metrics.current_term, Instant::now());
-        if let Some(successor) = next_successor(last, term, now, better, &hears) {
+        if let Some(successor) = next_successor(last, term, now, better, &outlook.hears) {
             info!(%successor, term, "hand leadership to a voter that reaches more voters");
             last = Some(HandOver {
                 term,
@@ -126,6 +135,17 @@ pub(crate) async fn hand_over(
                 return;
             }
         }
+    }
+}
+
+fn outlook(me: ServerId, configured: Configured, heard: &Heard, silence: Duration) -> Outlook {
+    let others = || configured.voters.iter().copied().map(ServerId);
+    let others = || others().filter(|id| *id != me);
+    let is_heard = |id: &ServerId| heard.age_any(*id).is_some_and(|age| age <= silence);
+    Outlook {
+        hears: others().filter(is_heard).collect(),
+        reports: others().map(|id| (id, heard.report(id))).collect(),
+        configured,
     }
 }
 
@@ -170,6 +190,40 @@ mod tests {
         assert_eq!(next(Some(last), 5, 4900, Some(two), &[2]), None);
         assert_eq!(next(Some(last), 5, 5000, Some(two), &[2]), Some(two));
         assert_eq!(next(Some(last), 5, 5000, None, &[2]), None);
+    }
+
+    #[test]
+    fn regression_leadership_goes_only_to_a_voter_that_can_be_elected() {
+        let outlook = |configured: Configured| Outlook {
+            configured,
+            hears: ids(&[2]),
+            reports: [(ServerId(2), ids(&[1, 3])), (ServerId(3), ids(&[2]))].into(),
+        };
+        let configured = |voters: &[u64], complete: &[u64]| Configured {
+            members: [1, 2, 3].into(),
+            voters: voters.iter().copied().collect(),
+            is_joint: false,
+            caught_up: [1, 2, 3].into(),
+            complete: complete.iter().copied().collect(),
+        };
+        let successor = |configured| outlook(configured).successor(ServerId(1));
+        let settled = || configured(&[1, 2, 3], &[1, 2]);
+        assert_eq!(successor(settled()), Some(ServerId(2)));
+        assert_eq!(
+            successor(configured(&[1, 2, 3], &[1])),
+            None,
+            "2 lacks an entry"
+        );
+        assert_eq!(
+            successor(configured(&[1], &[1, 2, 3])),
+            None,
+            "2 and 3 still learn"
+        );
+        let joint = Configured {
+            is_joint: true,
+            ..settled()
+        };
+        assert_eq!(successor(joint), None, "the voters are being changed");
     }
 
     #[test]

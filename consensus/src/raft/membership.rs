@@ -28,14 +28,16 @@ enum Change {
     Forget(BTreeSet<u64>),
 }
 
-/// Raft's side of the comparison.
-struct Configured {
-    members: BTreeSet<u64>,
-    voters: BTreeSet<u64>,
+/// Raft's side of the comparison, as its leader sees it.
+pub(super) struct Configured {
+    pub(super) members: BTreeSet<u64>,
+    pub(super) voters: BTreeSet<u64>,
     /// A change is under way: no other may start.
-    is_joint: bool,
-    /// Learners that hold nearly the whole log.
-    caught_up: BTreeSet<u64>,
+    pub(super) is_joint: bool,
+    /// Members that hold nearly the whole log.
+    pub(super) caught_up: BTreeSet<u64>,
+    /// Members that hold the whole log.
+    pub(super) complete: BTreeSet<u64>,
 }
 
 /// What the cluster state asks of Raft's configuration.
@@ -77,23 +79,24 @@ fn next_change(wanted: &Wanted, configured: &Configured) -> Option<Change> {
     (!gone.is_empty()).then_some(Change::Forget(gone))
 }
 
-fn configured(metrics: &RaftMetrics<TypeConfig>) -> Configured {
+pub(super) fn configured(metrics: &RaftMetrics<TypeConfig>) -> Configured {
     let stored = &metrics.membership_config;
     let members: BTreeSet<u64> = stored.nodes().map(|(id, _)| *id).collect();
     let last = metrics.last_log_index.unwrap_or(0);
-    let replication = metrics.replication.iter().flatten();
-    let caught_up = replication
-        .filter(|(_, matched)| {
-            matched.is_some_and(|matched| matched.index + PROMOTION_LAG_MAX >= last)
-        })
-        .map(|(id, _)| *id)
-        .collect();
+    let holding = |lag_max: u64| {
+        let replication = metrics.replication.iter().flatten();
+        replication
+            .filter(|(_, matched)| matched.is_some_and(|matched| matched.index + lag_max >= last))
+            .map(|(id, _)| *id)
+            .collect()
+    };
     Configured {
         members,
         voters: stored.voter_ids().collect(),
         is_joint: stored.get_joint_config().len() > 1
             || metrics.committed_membership_config.log_id() != stored.log_id(),
-        caught_up,
+        caught_up: holding(PROMOTION_LAG_MAX),
+        complete: holding(0),
     }
 }
 
@@ -155,6 +158,7 @@ mod tests {
             voters: ids(voters),
             is_joint: false,
             caught_up: ids(caught_up),
+            complete: ids(caught_up),
         }
     }
 

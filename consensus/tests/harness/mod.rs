@@ -289,7 +289,7 @@ impl Cluster {
         cluster
     }
 
-    async fn join(&mut self, id: u64, is_witness: bool) {
+    pub(crate) async fn join(&mut self, id: u64, is_witness: bool) {
         let known = self
             .nodes
             .values()

@@ -54,6 +54,25 @@ pub fn advice(change: &OpenChange<'_>) -> Option<String> {
     ))
 }
 
+/// What people are told while a member that is to vote does not: whoever takes it for a voter counts on a majority that is not
+/// there. `voting`: who votes in Raft's configuration, which follows the cluster state once the new voter has the log.
+pub fn not_voting_yet(
+    wanted: &BTreeSet<ServerId>,
+    voting: &BTreeSet<ServerId>,
+    name: &dyn Fn(ServerId) -> String,
+) -> Option<String> {
+    let names = |of: &mut dyn Iterator<Item = &ServerId>| {
+        of.map(|id| name(*id)).collect::<Vec<_>>().join(", ")
+    };
+    let waiting = names(&mut wanted.difference(voting));
+    let voting = names(&mut voting.iter());
+    (!waiting.is_empty() && !voting.is_empty()).then(|| {
+        format!(
+            "{waiting} will vote and does not yet: until the leader reaches it and it has the whole log, a majority of {voting} decides; if this lasts longer than seconds, see HEARD and start sknode on {waiting}"
+        )
+    })
+}
+
 /// A set without a majority in touch.
 struct Lacking {
     /// How many more must be in touch.
@@ -121,6 +140,23 @@ mod tests {
             // 3 was the witness that left.
             name: &|id| (id != ServerId(3)).then(|| format!("s{id}")),
         })
+    }
+
+    #[test]
+    fn who_is_to_vote_and_does_not_yet_is_named() {
+        let ids = |ids: &[u64]| ids.iter().copied().map(ServerId).collect::<BTreeSet<_>>();
+        let told = |wanted: &[u64], voting: &[u64]| {
+            not_voting_yet(&ids(wanted), &ids(voting), &|id| format!("s{id}"))
+        };
+        assert_eq!(told(&[1, 2, 3], &[1, 2, 3]), None);
+        assert_eq!(told(&[1], &[1, 2, 3]), None, "those lose their vote");
+        assert_eq!(told(&[1, 2, 3], &[]), None, "nothing is known here yet");
+        let text = told(&[1, 2, 3], &[1]).unwrap();
+        assert!(
+            text.starts_with("s2, s3 will vote and does not yet"),
+            "{text}"
+        );
+        assert!(text.contains("a majority of s1 decides"), "{text}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::change::require_member;
 use super::plan::Change;
 use super::refusal::{Refusal, chain};
 use super::{joining, members};
-use crate::core::voter_change::{OpenChange, advice};
+use crate::core::voter_change::{OpenChange, advice, not_voting_yet};
 use crate::daemon::Daemon;
 use crate::member::{Member, unix_ms};
 use crate::security::JoinToken;
@@ -188,12 +188,11 @@ fn cluster_state(member: &Member) -> ClusterStateReply {
     let state = member.state();
     let status = member.consensus.status();
     let lease_left = member.lease_remaining();
-    let voters = state.voters();
     let members = state.members.values().map(|each| MemberReply {
         id: each.id.0,
         name: each.name.to_string(),
         is_witness: each.kind == MemberKind::Witness,
-        is_voter: voters.contains(&each.id),
+        is_voter: status.voters.contains(&each.id),
         is_down: each.is_down,
         lans: each
             .addresses
@@ -236,6 +235,8 @@ fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
     }
     notices.extend(open_change(member, state));
     let voters = state.voters();
+    let voting = member.consensus.status().voters;
+    notices.extend(not_voting_yet(&voters, &voting, &|id| member.name_of(id)));
     let has_quorum = member.lease_remaining().is_some();
     if let (false, [voter]) = (has_quorum, voters.iter().collect::<Vec<_>>().as_slice()) {
         notices.push(format!(
