@@ -99,6 +99,10 @@ pub fn cases(states_max: usize) -> Vec<(&'static str, Case)> {
             "on receipt, alone, one fault",
             case(AckMode::Receipt, Begin::Alone, FAULT),
         ),
+        (
+            "on receipt, in sync, a planned change and a fault",
+            case(AckMode::Receipt, Begin::InSync, PLAN),
+        ),
     ]
 }
 
@@ -135,6 +139,7 @@ pub fn case_for(bug: Bug, states_max: usize) -> Option<Case> {
                 ..FAULTS
             },
         ),
+        Bug::PeerUnsynced => (AckMode::Receipt, Begin::InSync, PLAN),
         Bug::NumberReused
         | Bug::ClockInApply
         | Bug::VoteWithoutQuorum

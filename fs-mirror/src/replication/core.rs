@@ -138,6 +138,12 @@ impl Core {
         }
     }
 
+    /// Whether the record counts on a copy of the peer that may lack on its disk what it confirmed: it cannot be asked to
+    /// sync, and died perhaps.
+    pub fn counts_on_memory_of_peer(&self) -> bool {
+        self.waits_for_peer() && self.session.is_none() && self.has_diverged
+    }
+
     /// Whether this server may never answer again.
     pub fn is_fenced(&self) -> bool {
         self.is_fenced

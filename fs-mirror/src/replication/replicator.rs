@@ -215,14 +215,17 @@ impl<C: Completion> Replicator<C> {
         self.end_session();
     }
 
-    /// Waits until the secondary has acknowledged everything shipped so far; at once when no session runs and no request
-    /// waits for a record.
+    /// Waits until the secondary has acknowledged everything shipped so far; at once when no session runs and the record counts on
+    /// no secondary, or on one whose copy is as the switchover left it.
     ///
     /// # Errors
-    /// `NoSession`: requests wait for a record, or the session ended meanwhile. `TimedOut`.
+    /// `NoSession`: the record must drop the secondary first, or the session ended meanwhile. `TimedOut`.
     pub fn wait_idle(&self, patience: Duration) -> Result<(), WaitError> {
         {
             let state = self.shared.state.lock();
+            if state.core.counts_on_memory_of_peer() {
+                return Err(WaitError::NoSession);
+            }
             if state.running.is_none() && state.stranded.is_empty() {
                 return Ok(());
             }

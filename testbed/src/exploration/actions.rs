@@ -126,6 +126,11 @@ pub(super) fn apply_on(world: &World, then: &mut Moment, node: usize, applied: A
         } else {
             copy.begin_role(counts_peer);
         }
+        if leads && !led {
+            // Whoever leads follows nobody any more.
+            then.copies[1 - node].lose_session();
+        }
+        let copy = &mut then.copies[node];
         if leads && record.identical && !copy.has_session && copy.core.may_begin_in_sync() {
             copy.attach(true);
         }
@@ -419,7 +424,10 @@ impl Followers<'_> {
         let peer = 1 - server;
         let (module, epoch) = (module(), record.epoch);
         let copy = now.copies[server];
-        let is_drained = !copy.core.waits_for_peer() || copy.data & !copy.peer_has == 0;
+        let has_all = copy.has_session && copy.data & !copy.peer_has == 0;
+        let is_settled =
+            !copy.core.counts_on_memory_of_peer() || self.world.bug == Some(Bug::PeerUnsynced);
+        let is_drained = has_all || !copy.has_session && is_settled;
         let may_stop = now.planned < self.bounds.planned
             && now.serves(self.world, server)
             && copy.core.record() != Record::Proposed
@@ -431,6 +439,10 @@ impl Followers<'_> {
         then.planned += 1;
         then.copies[server].is_quiet = true;
         then.copies[server].waiting = 0;
+        then.copies[server].on_disk = copy.data;
+        if copy.has_session {
+            then.copies[peer].on_disk = now.copies[peer].data;
+        }
         let reason = StepDownReason::Stopped;
         let command = Command::StepDown {
             module: module.clone(),
@@ -440,7 +452,6 @@ impl Followers<'_> {
         };
         self.send(then, command);
         if !alone && now.nodes[peer].is_up {
-            then.copies[peer].on_disk = now.copies[peer].data;
             let command = Command::Switchover {
                 module,
                 epoch,

@@ -32,14 +32,14 @@ fn roles_hold_from_alone() {
 
 #[test]
 fn roles_hold_with_acknowledgement_on_receipt() {
-    [5, 6].into_iter().for_each(holds);
+    [5, 6, 7].into_iter().for_each(holds);
 }
 
 /// Every order of events of a case that ends: no fault, three planned changes, two writes. With one fault no bound was found within
 /// which the search ends (6 million states, 64 s).
 #[test]
 fn cases_without_faults_are_explored_to_their_end() {
-    for (name, mut case) in cases(STATES_MAX).into_iter().take(2) {
+    for (name, mut case) in [0, 1, 7].map(|number| cases(STATES_MAX).swap_remove(number)) {
         case.bounds.faults = 0;
         case.bounds.crashes = 0;
         case.bounds.planned = 3;

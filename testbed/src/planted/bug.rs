@@ -41,6 +41,8 @@ pub enum Bug {
     NumberReused,
     /// `apply` takes a copy that only received for one on disk.
     ReceiptTrusted,
+    /// A planned stop ends although the secondary, which the record counts, cannot be asked to sync.
+    PeerUnsynced,
     /// `apply` reads the clock of the machine it runs on.
     ClockInApply,
     /// A candidate leads the log with its own vote alone.
@@ -74,7 +76,7 @@ impl Bug {
             | Self::RunUnannounced => "R7",
             Self::FencedByRole => "R8",
             Self::NumberReused => "R12",
-            Self::ReceiptTrusted => "R16",
+            Self::ReceiptTrusted | Self::PeerUnsynced => "R16",
         }
     }
 
@@ -96,6 +98,7 @@ impl Bug {
             Self::FencedByRole => "fences on the role, not on the quorum's age",
             Self::NumberReused => "a wiped store comes back under its old number",
             Self::ReceiptTrusted => "takes received for written after a crash",
+            Self::PeerUnsynced => "stops without the secondary's sync",
             Self::ClockInApply => "applying an entry reads the clock",
             Self::VoteWithoutQuorum => "leads the log with its own vote alone",
             Self::CommitWithoutQuorum => "counts an entry on one disk as committed",

@@ -179,6 +179,25 @@ fn a_lost_secondary_leaves_requests_unanswered_until_the_record_drops_it() {
     assert!(fixture.try_attach(&hello(6, 2)).is_ok());
 }
 
+/// Everything was answered, and the secondary lost power before it was told to sync. A stop that ended now would leave a record
+/// that calls its copy whole.
+#[test]
+fn regression_copies_are_not_settled_while_the_record_counts_a_secondary_that_is_gone() {
+    let (fixture, mut peer) = Fixture::lock_step();
+    let reply = fixture.write();
+    peer.ack(&[1]);
+    assert_eq!(reply.verdict(), Verdict::Acknowledged);
+    fixture.replicator.wait_idle(PATIENCE).unwrap();
+    drop(peer);
+    assert!(matches!(fixture.loss(), LossCause::Link(_)));
+    assert_eq!(
+        fixture.replicator.wait_idle(PATIENCE),
+        Err(WaitError::NoSession)
+    );
+    fixture.replicator.set_record(Epoch(6), false).unwrap();
+    fixture.replicator.wait_idle(PATIENCE).unwrap();
+}
+
 #[test]
 fn a_fenced_primary_never_acknowledges() {
     let (fixture, _peer) = Fixture::lock_step();
