@@ -2,6 +2,7 @@
 //!
 //! They look from outside: rows through the virtual address, frames at the switch, trees below the mounts, events of the cluster.
 
+pub mod explanation;
 pub mod http;
 pub mod leaks;
 pub mod mount_probe;

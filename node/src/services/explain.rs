@@ -5,28 +5,39 @@ use std::collections::BTreeSet;
 use api::v1::ExplainStep;
 use consensus::state::{ClusterState, Event, EventId, EventKind, ModuleName, ServerId};
 
-/// Changes shown: about one screen.
-const STEPS_MAX: usize = 6;
+/// Lines shown: one screen. The newest change is shown whatever it needs.
+const LINES_MAX: usize = 40;
 /// Length of a chain of causes shown.
 const CAUSES_MAX: usize = 8;
 /// A voter declares a server this long after its lease has ended (R7).
 const DECLARED_AFTER_LEASE_MS: u64 = 300;
 
-/// The newest changes of `module`, each with its causes, as far as events are kept.
+/// The newest changes of `module` that fit on a screen, each with its causes, as far as events are kept.
 pub(super) fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainStep> {
-    let changes: Vec<&Event> = state
+    let newest_first = state
         .events
         .iter()
+        .rev()
         .filter(|event| event.module.as_ref() == Some(module))
         // It is shown as the cost of the change before it.
         .filter(|event| !matches!(event.kind, EventKind::ApplicationStarted { .. }))
-        .collect();
-    let skipped = changes.len().saturating_sub(STEPS_MAX);
-    changes
-        .into_iter()
-        .skip(skipped)
-        .map(|event| step(state, event))
-        .collect()
+        .map(|event| step(state, event));
+    let mut lines = 0;
+    let mut shown: Vec<ExplainStep> = Vec::new();
+    for step in newest_first {
+        lines += lines_of(&step);
+        if lines > LINES_MAX && !shown.is_empty() {
+            break;
+        }
+        shown.push(step);
+    }
+    shown.reverse();
+    shown
+}
+
+/// Lines of a step on a terminal: what happened, who asked, an empty line, and one for each cause and each cost.
+fn lines_of(step: &ExplainStep) -> usize {
+    3 + step.because.len() + step.cost.len()
 }
 
 fn step(state: &ClusterState, event: &Event) -> ExplainStep {
@@ -203,7 +214,30 @@ mod tests {
         assert_eq!(last.cost[0], started);
         // A lease and its grace before the first voice, and the start.
         assert!(last.service_gap_ms >= 1815, "{}", last.service_gap_ms);
-        assert!(steps.len() <= STEPS_MAX);
+    }
+
+    #[test]
+    fn what_is_told_fits_on_a_screen() {
+        let mut story = Story::mirrored();
+        let module = story.record().name.clone();
+        for _ in 0..40 {
+            let epoch = story.record().epoch;
+            let (from, to) = match story.record().primary {
+                Some(S1) => (S1, S2),
+                _ => (S2, S1),
+            };
+            story.apply(Command::Switchover {
+                module: module.clone(),
+                epoch,
+                from,
+                to,
+            });
+        }
+        let steps = steps(&story.state, &module);
+        let lines: usize = steps.iter().map(lines_of).sum();
+        assert!(lines <= LINES_MAX && lines > LINES_MAX / 2, "{lines}");
+        let newest = story.state.events.back().map(|event| event.id.0);
+        assert_eq!(steps.last().map(|step| step.event), newest);
     }
 
     #[test]

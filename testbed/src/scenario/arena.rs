@@ -4,6 +4,7 @@ use super::figures::Figures;
 use crate::cluster::profile::Profile;
 use crate::cluster::{Cluster, MODULE, observe};
 use crate::lab::{Direction, Lab, Topology, topology};
+use crate::oracle::explanation;
 use crate::oracle::leaks::{self, Holdings};
 use crate::oracle::recorder::{Load, Recorder, Report};
 use crate::oracle::roles::{self, Roles};
@@ -359,6 +360,7 @@ impl Arena {
             report.lost.first().copied().unwrap_or(0)
         );
         self.verify_roles()?;
+        self.verify_explanation()?;
         self.verify_leaks()?;
         Ok(report)
     }
@@ -386,6 +388,13 @@ impl Arena {
             wire.verify(&hosts)?;
         }
         roles::verify_causes(MODULE, &events)
+    }
+
+    /// An operator who asks the primary why the roles are as they are is told.
+    fn verify_explanation(&self) -> anyhow::Result<()> {
+        let skcli = self.cluster.skcli(&self.primary()?)?;
+        let explain = ["module", "explain", "-m", MODULE];
+        explanation::verify(&skcli.run(&explain)?, &skcli.json(&explain)?)
     }
 
     /// No daemon panicked since the last look into its log.
