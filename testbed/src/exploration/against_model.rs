@@ -6,7 +6,7 @@ use std::path::Path;
 use consensus::state::AckMode;
 
 use super::observed::{ModelBounds, compare, violation_in};
-use super::{Begin, Case, FAULT, Outcome, case_for, explore};
+use super::{Begin, Bounds, Case, Outcome, case_for, explore};
 use crate::planted::Bug;
 
 /// The bugs both know, as the model calls them and as we do.
@@ -20,11 +20,21 @@ const BUGS: [(&str, Bug); 5] = [
 /// What the model is given for what is one fault here: a crash, a cut, and two voters that notice.
 const MODEL_BOUNDS: ModelBounds = [1, 1, 1, 2, 4];
 
-/// Runs both, with each bug and without. True when they agree.
+/// Kinds of moments that the model does not have, and why that is so: a primary that started again before it was missed had a write
+/// that it never acknowledged. Here the other one leads with both copies on record, and drops the former primary's before it answers
+/// anything; in the model it is dropped at once.
+const EXPLAINED: [&str; 2] = ["b ab - 1 0 0", "b ab b 1 0 0"];
+
+/// Runs both, with each bug and without; without, within `bounds`. True when they agree.
 ///
 /// # Errors
 /// The model can't be run, or nobody reads the output.
-pub(super) fn run(model: &Path, states: usize, out: &mut impl Write) -> anyhow::Result<bool> {
+pub(super) fn run(
+    model: &Path,
+    states: usize,
+    bounds: Bounds,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
     let mut agree = true;
     for (theirs, bug) in BUGS {
         let there = violation_in(model, MODEL_BOUNDS, theirs)?;
@@ -42,7 +52,7 @@ pub(super) fn run(model: &Path, states: usize, out: &mut impl Write) -> anyhow::
     let case = Case {
         ack: AckMode::Disk,
         begin: Begin::InSync,
-        bounds: FAULT,
+        bounds,
         bug: None,
         states_max: states,
     };
@@ -57,11 +67,17 @@ pub(super) fn run(model: &Path, states: usize, out: &mut impl Write) -> anyhow::
         compared.here_only.len(),
         compared.model_only.len()
     )?;
+    let is_explained = |kind: &String| EXPLAINED.contains(&kind.as_str());
     for kind in &compared.here_only {
-        writeln!(out, "    here only: {kind}")?;
+        let explained = if is_explained(kind) {
+            " (explained)"
+        } else {
+            ""
+        };
+        writeln!(out, "    here only: {kind}{explained}")?;
     }
     for kind in &compared.model_only {
         writeln!(out, "    model only: {kind}")?;
     }
-    Ok(agree && holds && compared.here_only.is_empty())
+    Ok(agree && holds && compared.here_only.iter().all(is_explained))
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Bounds, Case, Outcome, against_model, case_for, cases, explore};
+use super::{Bounds, Case, FAULT, Outcome, against_model, case_for, cases, explore};
 use crate::planted::Bug;
 
 /// Options of `testbed explore`.
@@ -72,7 +72,12 @@ impl OtherBounds {
 pub fn run(options: &ExploreOptions) -> anyhow::Result<ExitCode> {
     let mut out = stdout().lock();
     if let Some(model) = &options.model {
-        let agree = against_model::run(model, options.states, &mut out)?;
+        let agree = against_model::run(
+            model,
+            options.states,
+            options.bounds.instead_of(FAULT),
+            &mut out,
+        )?;
         return Ok(if agree {
             ExitCode::SUCCESS
         } else {
