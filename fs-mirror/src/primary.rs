@@ -237,6 +237,11 @@ impl Primary {
         Ok(())
     }
 
+    /// Whether this session runs, and nothing is heard on its link for a while.
+    pub fn is_quiet(&self, session: u64) -> bool {
+        self.replicator.is_quiet(session)
+    }
+
     /// Goes on with the running session over `link`: the one in use is silent.
     ///
     /// # Errors

@@ -62,9 +62,16 @@ pub struct Secondary {
 
 #[derive(Default)]
 struct Running {
-    session: Option<(Epoch, ApplySession)>,
+    session: Option<Followed>,
     /// Figures of the last session that ended.
     last: Applied,
+}
+
+/// A session, and who opened it.
+struct Followed {
+    epoch: Epoch,
+    primary: u64,
+    session: ApplySession,
 }
 
 /// How far a secondary has come.
@@ -151,14 +158,18 @@ impl Secondary {
             epoch = hello.epoch.0,
             "following the primary"
         );
-        running.session = Some((hello.epoch, session));
+        running.session = Some(Followed {
+            epoch: hello.epoch,
+            primary: hello.from,
+            session,
+        });
         Ok(())
     }
 
     /// This copy is whole: nothing has to be set aside any more.
     pub fn set_whole(&self) {
-        if let Some((_, session)) = &self.running.lock().session {
-            session.set_whole();
+        if let Some(followed) = &self.running.lock().session {
+            followed.session.set_whole();
         }
     }
 
@@ -166,7 +177,7 @@ impl Secondary {
     pub fn progress(&self) -> SecondaryProgress {
         let running = self.running.lock();
         match &running.session {
-            Some((_, session)) => SecondaryProgress {
+            Some(Followed { session, .. }) => SecondaryProgress {
                 session: Some(session.id()).filter(|_| !session.is_over()),
                 applied: session.applied(),
             },
@@ -208,15 +219,20 @@ impl Drop for Secondary {
 impl Running {
     /// The session that runs, when it is not older than the one that greets.
     fn newer_than(&self, hello: &Hello) -> Option<u64> {
-        let (epoch, session) = self.session.as_ref()?;
+        let Followed { epoch, session, .. } = self.session.as_ref()?;
         let is_newer = (*epoch, session.id()) >= (hello.epoch, hello.session);
         (is_newer && !session.is_over()).then(|| session.id())
     }
 
     fn resume(&self, link: Link, hello: &Hello, received: u64) -> Result<(), AcceptError> {
-        let session = self.session.as_ref().map(|(_, session)| session);
-        match session.filter(|session| session.id() == hello.session && !session.is_over()) {
-            Some(session) => session.resume(link, hello.epoch, received),
+        let is_meant = |followed: &&Followed| {
+            let Followed {
+                primary, session, ..
+            } = followed;
+            (*primary, session.id()) == (hello.from, hello.session) && !session.is_over()
+        };
+        match self.session.as_ref().filter(is_meant) {
+            Some(followed) => followed.session.resume(link, hello.epoch, received),
             None => {
                 link.refuse(RefusalReason::UnknownSession)?;
                 Err(AcceptError::NotRunning {
@@ -227,8 +243,8 @@ impl Running {
     }
 
     fn finish(&mut self) {
-        if let Some((_, session)) = self.session.take() {
-            self.last = session.finish();
+        if let Some(followed) = self.session.take() {
+            self.last = followed.session.finish();
         }
     }
 }

@@ -48,8 +48,9 @@ const GREETING_MAX: Duration = Duration::from_secs(2);
 const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
-/// And how long then, when they are ended the hard way. Less than what the unit gives the daemon beyond the first.
-const LEAVE_AT_ONCE_DEADLINE: Duration = Duration::from_secs(25);
+/// And how long then, when they are ended the hard way: more than all rungs of fencing, less than what the unit gives the
+/// daemon beyond the first.
+const LEAVE_AT_ONCE_DEADLINE: Duration = Duration::from_secs(40);
 /// Between two looks whether this server has the addresses it should have.
 const ADDRESS_RETRY: Duration = Duration::from_secs(2);
 /// How long answers to operators may take when everything else has ended.
@@ -629,7 +630,6 @@ impl Daemon {
     }
 }
 
-/// Returns once the flag is set, or nobody is left to set it.
 /// Asks every agent, and waits for their answers. One that does not listen any more has nothing left.
 async fn ask_all(agents: &[AgentHandle], request: impl Fn(oneshot::Sender<()>) -> Request) {
     let answers = agents.iter().filter_map(|agent| {
@@ -639,6 +639,7 @@ async fn ask_all(agents: &[AgentHandle], request: impl Fn(oneshot::Sender<()>) -
     futures_util::future::join_all(answers).await;
 }
 
+/// Returns once the flag is set, or nobody is left to set it.
 async fn is_set(mut flag: watch::Receiver<bool>) {
     if flag.wait_for(|is_set| *is_set).await.is_err() {
         tracing::debug!("the daemon is gone");

@@ -3,6 +3,7 @@
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
@@ -41,6 +42,9 @@ enum LogFormat {
     Json,
 }
 
+/// Everything has ended in order by then, save what hangs in the kernel.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
+
 fn main() -> anyhow::Result<()> {
     node::shell::heap::bound();
     let arguments = Arguments::parse();
@@ -64,8 +68,10 @@ fn main() -> anyhow::Result<()> {
     let end = runtime.block_on(async {
         stop_on_signal(daemons.clone())?;
         run_all(daemons).await
-    })?;
-    match end {
+    });
+    // A thread that a hung disk holds, of a script or a look, must not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN_DEADLINE);
+    match end? {
         End::Stopped => Ok(()),
         End::LeftCluster => start_anew(),
     }

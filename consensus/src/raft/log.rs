@@ -248,8 +248,12 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         let end = log_id.index.saturating_add(1).to_be_bytes();
         self.delete_entries(&mut batch, ..end.as_slice())?;
         self.commit(batch).await?;
-        // With a snapshot of others the log begins after it.
-        advance(&self.durable, position_of(Some(log_id)));
+        // With a snapshot of others the log begins after it, whatever was in it before.
+        let purged = position_of(Some(log_id));
+        let mut durable = self.durable.lock();
+        if durable.index <= purged.index {
+            *durable = purged;
+        }
         Ok(())
     }
 }

@@ -233,8 +233,9 @@ impl ApplySession {
         if resumed.is_err() {
             self.shared.link.close();
         }
-        // What was lost with the other link goes out now.
-        self.shared.outbox.kick();
+        // What was lost with the other link goes out now, from another thread: a primary that dies in this moment must not hold up
+        // whoever would take over.
+        self.shared.wake_pulse();
         Ok(resumed?)
     }
 

@@ -47,6 +47,21 @@ impl Fixture {
             primary.attach(client, hello, Arc::new(Answers::default()))
         })
     }
+
+    /// Goes on with a session over another link.
+    fn resume(&self, primary: &Replicator<Request>, hello: &Hello) -> Result<(), AttachError> {
+        let (client, mut server) = links();
+        let secondary = &self.secondary;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // A primary whose session is over greets nobody.
+                if let Ok(hello) = server.read_hello(PATIENCE) {
+                    let _ = secondary.accept(server, &hello, None);
+                }
+            });
+            primary.resume(client, hello.clone())
+        })
+    }
 }
 
 fn primary(epoch: u64) -> Replicator<Request> {
@@ -158,4 +173,53 @@ fn a_newer_session_takes_over_and_an_older_one_does_not() {
     names.sort();
     assert_eq!(names, ["first", "second", "third"]);
     fixture.secondary.stop().unwrap();
+}
+
+/// Goal: a session goes on for the server that opened it only, and only where it is remembered; what is refused disturbs nothing.
+#[test]
+fn a_session_goes_on_for_who_opened_it_and_where_it_runs() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let (first, stranger) = (primary(3), primary(3));
+    fixture.greet(&first, &hello(3, 5)).unwrap();
+    make(&first, b"first", 2);
+
+    // Another server of the cluster that knows the number, and one that opened none.
+    let other = Fixture::new().unwrap();
+    other.greet(&stranger, &hello(3, 5)).unwrap();
+    let usurped = Hello {
+        from: 77,
+        ..hello(3, 5)
+    };
+    let refused = fixture.resume(&stranger, &usurped);
+    let unknown = |refused: &Result<(), AttachError>| {
+        matches!(
+            refused,
+            Err(AttachError::Refused(RefusalReason::UnknownSession))
+        )
+    };
+    assert!(unknown(&refused), "{refused:?}");
+    eventually("its own session ends with it", || stranger.session() == 0);
+    make(&first, b"second", 3);
+
+    fixture.resume(&first, &hello(3, 5)).unwrap();
+    make(&first, b"third", 4);
+    assert_eq!(fixture.secondary.progress().session, Some(5));
+
+    // The secondary was started again: what it had received and not applied is gone.
+    fixture.secondary.stop().unwrap();
+    let (told, ended) = mpsc::channel();
+    let events: SecondaryEventSink = Box::new(move |event| match event {
+        SecondaryEvent::SessionEnded { session, cause } => drop(told.send((session, cause))),
+        SecondaryEvent::LocalDiskFailed { operation, errno } => panic!("{operation}: {errno}"),
+    });
+    fixture.secondary = Secondary::start(fixture.copy.copy.clone(), events).unwrap();
+    fixture.ended = ended;
+    let again = primary(3);
+    fixture.greet(&again, &hello(3, 6)).unwrap();
+    let late = fixture.resume(&first, &hello(3, 5));
+    assert!(late.is_err(), "{late:?}");
+    make(&again, b"fourth", 5);
+    assert_eq!(fixture.secondary.progress().session, Some(6));
 }

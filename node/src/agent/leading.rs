@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::address_times::AddressTimes;
 use super::blocking;
+use super::moving::Moving;
 use super::open_addition::OpenAddition;
 use super::partnership::{Partnership, Told};
 use super::warden::Warden;
@@ -52,7 +53,7 @@ pub(super) struct Leading {
 }
 
 /// The tasks of a tenure; they end with it.
-struct Tasks([JoinHandle<()>; 2]);
+struct Tasks([JoinHandle<()>; 3]);
 
 impl Drop for Tasks {
     fn drop(&mut self) {
@@ -74,10 +75,15 @@ impl Leading {
     ) -> anyhow::Result<Leading> {
         let gate = Arc::new(Gate::closed());
         let (events_in, events) = mpsc::unbounded_channel();
+        let (quiet_in, quiet) = watch::channel(None);
         let copy = Arc::clone(&parts.copy);
         let primary_gate = Arc::clone(&gate);
         let primary = blocking(move || {
             let report = move |event: PrimaryEvent| {
+                if let PrimaryEvent::LinkQuiet { session } = event {
+                    quiet_in.send_replace(Some(session));
+                    return;
+                }
                 if events_in.send(event).is_err() {
                     tracing::debug!("the tenure has ended");
                 }
@@ -113,6 +119,11 @@ impl Leading {
         } else {
             Duration::ZERO
         };
+        let moving = Moving {
+            member: Arc::clone(&parts.member),
+            module: parts.module.clone(),
+            primary: Arc::clone(&primary),
+        };
         let partnership = Partnership {
             member: parts.member,
             module: parts.module.clone(),
@@ -134,7 +145,11 @@ impl Leading {
             addresses_from: Instant::now() + wait,
             wants_addresses: false,
             disk_failed,
-            tasks: Tasks([tokio::spawn(warden.run()), tokio::spawn(partnership.run())]),
+            tasks: Tasks([
+                tokio::spawn(warden.run()),
+                tokio::spawn(moving.run(quiet)),
+                tokio::spawn(partnership.run()),
+            ]),
         })
     }
 
@@ -155,7 +170,7 @@ impl Leading {
 
     /// Nobody looks after the peer any more: the record did not name this server for a moment.
     pub(super) fn has_partnership_ended(&self) -> bool {
-        let Tasks([_, partnership]) = &self.tasks;
+        let Tasks([_, _, partnership]) = &self.tasks;
         partnership.is_finished()
     }
 

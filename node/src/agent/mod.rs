@@ -8,6 +8,7 @@ mod copy_trouble;
 mod fencing;
 mod installed;
 mod leading;
+mod moving;
 pub mod open_addition;
 mod partnership;
 mod proposals;

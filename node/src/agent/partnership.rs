@@ -247,15 +247,8 @@ impl Partnership {
                     session
                 }
             },
-            PrimaryEvent::LinkQuiet { session: quiet } => {
-                match session {
-                    Session::Attached { id } | Session::CaughtUp { id } if id == quiet => {
-                        self.resume(id);
-                    }
-                    Session::None { .. } | Session::Attached { .. } | Session::CaughtUp { .. } => {}
-                }
-                session
-            }
+            // Another task sees to it: this one may be waiting for the log.
+            PrimaryEvent::LinkQuiet { .. } => session,
             PrimaryEvent::Resynced {
                 session: id,
                 bytes_total,
@@ -344,36 +337,6 @@ impl Partnership {
                 failed
             }
         }
-    }
-
-    /// One LAN less is no reason to lose the secondary: goes on with the session over whichever LAN answers. Should none, the
-    /// session ends by its own limit.
-    fn resume(&self, session: u64) {
-        let Some((record, peer)) = self.record().and_then(|record| {
-            let peer = record.peer_of(self.member.id())?;
-            Some((record, peer))
-        }) else {
-            return;
-        };
-        let hello = self.hello(&record, peer, session, Start::Compare);
-        let (member, primary) = (Arc::clone(&self.member), Arc::clone(&self.primary));
-        let module = self.module.clone();
-        tokio::spawn(async move {
-            let link = match member.dial_mirror(peer).await {
-                Ok(link) => link,
-                Err(error) => {
-                    tracing::debug!(%module, %error, "no LAN to server {peer} answers");
-                    return;
-                }
-            };
-            match tokio::task::spawn_blocking(move || primary.resume(link, hello)).await {
-                Ok(Ok(())) => tracing::info!(%module, "the stream goes on over another connection"),
-                Ok(Err(error)) => {
-                    tracing::info!(%module, %error, "the stream does not go on over another connection");
-                }
-                Err(error) => tracing::error!(%module, %error, "moving the stream panicked"),
-            }
-        });
     }
 
     fn hello(&self, record: &MirrorRecord, peer: ServerId, session: u64, start: Start) -> Hello {

@@ -129,13 +129,18 @@ impl Agent {
             || record
                 .as_ref()
                 .is_some_and(|record| is_in_step(record, &hello, me));
+        // One of the same epoch that is not its primary must not even end the session that runs.
+        let is_usurped = record.as_ref().is_some_and(|record| {
+            let named = record.primary.map(|primary| primary.0);
+            record.epoch.0 == hello.epoch.0 && named != Some(hello.from)
+        });
         let has_no_room = self.copy_trouble.is_fresh();
         let diverged_since = record
             .as_ref()
             .and_then(|record| record.diverged.get(&me))
             .map(|since| fs_mirror::Epoch(since.0));
         match &self.local {
-            Local::Following(secondary) if is_credible && !has_no_room => {
+            Local::Following(secondary) if is_credible && !is_usurped && !has_no_room => {
                 let accepted =
                     tokio::task::block_in_place(|| secondary.accept(link, &hello, diverged_since));
                 self.told_session(&hello, accepted.map_err(anyhow::Error::new));
@@ -152,7 +157,10 @@ impl Agent {
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::info!(module = %self.module, error, "no session");
-                self.copy_trouble.note_refused(&error);
+                // A session that cannot go on says nothing of this copy: the primary begins another.
+                if !matches!(hello.start, Start::Resume { .. }) {
+                    self.copy_trouble.note_refused(&error);
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::peer::v1::relay_reply::Outcome;
 use api::peer::v1::relay_request::Call;
@@ -65,6 +66,15 @@ fn request_of(configuration: &Configuration) -> CheckModuleRequest {
     }
 }
 
+/// A disk or a LAN that has not answered by then is not fit.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a look found.
+enum Unfit {
+    NoDirectory(PathBuf),
+    Address(AddressError),
+}
+
 /// FUSE, the directories and the virtual addresses on this server.
 pub(super) async fn check_here(
     member: &Arc<Member>,
@@ -76,11 +86,6 @@ pub(super) async fn check_here(
         let why = "this kernel has no FUSE: /dev/fuse is missing";
         return Err(Refusal::not_now(what, why).next(format!("modprobe fuse    (on {name})")));
     }
-    if let Some(missing) = missing_directory(member, request) {
-        let why = format!("{} is not a directory on this server", missing.display());
-        return Err(Refusal::not_now(what, why)
-            .next(format!("mkdir -p {}    (on {name})", missing.display())));
-    }
     let wanted = request
         .addresses
         .iter()
@@ -91,16 +96,35 @@ pub(super) async fn check_here(
             })
         })
         .collect::<Result<Vec<_>, Refusal>>()?;
-    let probed = tokio::task::spawn_blocking(move || wanted.iter().try_for_each(probe_one)).await;
-    match probed {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Refusal::not_now(what, chain(error))),
-        Err(error) => Err(Refusal::failed(what, chain(error))),
+    let directories = directories_to_look_at(member, request);
+    // A disk that hangs holds a thread of its own, and no other task.
+    let look = tokio::task::spawn_blocking(move || {
+        match directories.into_iter().find(|each| !each.is_dir()) {
+            Some(missing) => Err(Unfit::NoDirectory(missing)),
+            None => wanted
+                .iter()
+                .try_for_each(probe_one)
+                .map_err(Unfit::Address),
+        }
+    });
+    match tokio::time::timeout(LOOK_DEADLINE, look).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(Unfit::NoDirectory(missing)))) => {
+            let missing = missing.display();
+            let why = format!("{missing} is not a directory on this server");
+            Err(Refusal::not_now(what, why).next(format!("mkdir -p {missing}    (on {name})")))
+        }
+        Ok(Ok(Err(Unfit::Address(error)))) => Err(Refusal::not_now(what, chain(error))),
+        Ok(Err(error)) => Err(Refusal::failed(what, chain(error))),
+        Err(_) => {
+            let why = format!("the disk of {name} does not answer");
+            Err(Refusal::not_now(what, why).next(format!("ls -d DIRECTORY    (on {name})")))
+        }
     }
 }
 
-/// Never looks below a mount of our own, which may be waiting for this daemon; the overlap is refused when committed.
-fn missing_directory(member: &Member, request: &CheckModuleRequest) -> Option<PathBuf> {
+/// Never below a mount of our own, which may be waiting for this daemon; the overlap is refused when committed.
+fn directories_to_look_at(member: &Member, request: &CheckModuleRequest) -> Vec<PathBuf> {
     let state = member.state();
     let is_ours = |directory: &Path| {
         let mut ours = state
@@ -109,8 +133,8 @@ fn missing_directory(member: &Member, request: &CheckModuleRequest) -> Option<Pa
             .flat_map(|module| &module.directories);
         ours.any(|mounted| directory.starts_with(mounted))
     };
-    let mut asked = request.directories.iter().map(PathBuf::from);
-    asked.find(|directory| !is_ours(directory) && !directory.is_dir())
+    let asked = request.directories.iter().map(PathBuf::from);
+    asked.filter(|directory| !is_ours(directory)).collect()
 }
 
 fn probe_one(wanted: &VirtualAddress) -> Result<(), AddressError> {

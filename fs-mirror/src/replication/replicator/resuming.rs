@@ -16,8 +16,8 @@ impl<C: Completion> Replicator<C> {
     /// one round trip, at most `GREETING_IN_SYNC_MAX` for each of its two steps.
     ///
     /// # Errors
-    /// `Busy`, `NotRunning`, `StaleEpoch`, `Fenced`, and `Link` before the greeting: the session is as it was. Otherwise it is
-    /// over, and `SessionLost` follows.
+    /// `Busy`, `NotRunning`, `StaleEpoch`, `Fenced`, and `Link` before the greeting: the session is as it was. Otherwise
+    /// it is over, and `SessionLost` follows.
     pub fn resume(&self, link: Link, hello: Hello) -> Result<(), AttachError> {
         let session = self.begin_resuming(&hello)?;
         let resumed = move_session(&session, link, hello);
@@ -25,6 +25,12 @@ impl<C: Completion> Replicator<C> {
         // What was lost with the other link goes out now.
         session.outbox.kick();
         resumed
+    }
+
+    /// Whether this session runs, and nothing was heard on its link for [`QUIET_AFTER`].
+    pub fn is_quiet(&self, session: u64) -> bool {
+        let running = self.shared.running();
+        running.is_some_and(|running| running.id == session && running.is_quiet())
     }
 
     fn begin_resuming(&self, hello: &Hello) -> Result<Arc<Session>, AttachError> {

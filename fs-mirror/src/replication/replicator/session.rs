@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -25,6 +26,8 @@ pub(super) struct Session {
     /// Epoch of the greeting: the secondary answers in no older one.
     epoch: Epoch,
     pub(super) link: LinkHandle,
+    /// Nothing was heard for `QUIET_AFTER`.
+    is_quiet: AtomicBool,
     ending: Mutex<Ending>,
     ended: Condvar,
 }
@@ -50,6 +53,7 @@ impl Session {
             outbox: Outbox::new(sender, hello.epoch),
             listener,
             epoch: hello.epoch,
+            is_quiet: AtomicBool::new(false),
             ending: Mutex::default(),
             ended: Condvar::new(),
         };
@@ -75,6 +79,11 @@ impl Session {
             .spawn(move || session.read(&shared, receiver))?;
         self.ending.lock().threads.push(reader);
         Ok(())
+    }
+
+    /// Nothing was heard for a while: the link is doubted.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet.load(Ordering::Acquire)
     }
 
     /// Ends the session; the reading thread notices and tells.
@@ -136,8 +145,8 @@ struct Reader<'s, C: Completion> {
     shared: &'s Shared<C>,
     receiver: LinkReceiver,
     heard_at: Instant,
-    /// The silence was told.
-    is_quiet: bool,
+    /// How often this silence was told.
+    told_quiet: u32,
     checked_at: Instant,
     /// Requests to be answered, emptied after each batch of frames.
     due: Vec<C>,
@@ -152,7 +161,7 @@ impl<'s, C: Completion> Reader<'s, C> {
             shared,
             receiver,
             heard_at: now,
-            is_quiet: false,
+            told_quiet: 0,
             checked_at: now,
             due: Vec::new(),
             acknowledged: Vec::new(),
@@ -171,7 +180,8 @@ impl<'s, C: Completion> Reader<'s, C> {
             match self.receiver.receive()? {
                 Received::Bytes => {
                     self.heard_at = Instant::now();
-                    self.is_quiet = false;
+                    self.told_quiet = 0;
+                    self.session.is_quiet.store(false, Ordering::Release);
                 }
                 Received::Closed => return Err(LinkError::Closed.into()),
                 Received::Idle => self.check_silence()?,
@@ -228,7 +238,10 @@ impl<'s, C: Completion> Reader<'s, C> {
         if silent > PEER_SILENCE_MAX {
             return Err(LossCause::Silent { silent });
         }
-        if silent > QUIET_AFTER && !std::mem::replace(&mut self.is_quiet, true) {
+        // Told again as long as it lasts: an attempt to go on may have failed.
+        if silent > QUIET_AFTER * (self.told_quiet + 1) {
+            self.told_quiet += 1;
+            self.session.is_quiet.store(true, Ordering::Release);
             (self.shared.events)(ReplicatorEvent::LinkQuiet {
                 session: self.session.id,
             });

@@ -106,13 +106,20 @@ impl Shared {
         let mut is_over = self.is_over.lock();
         while !*is_over {
             self.over.wait_for(&mut is_over, PING_AFTER);
-            if !*is_over && !self.outbox.take_was_used() {
+            if !*is_over {
                 parking_lot::MutexGuard::unlocked(&mut is_over, || {
-                    self.outbox.append(0, &Message::Pong);
+                    if !self.outbox.take_was_used() {
+                        self.outbox.append(0, &Message::Pong);
+                    }
                     self.outbox.kick();
                 });
             }
         }
+    }
+
+    /// Has sent what waits, by the thread that may block on it.
+    pub(super) fn wake_pulse(&self) {
+        self.over.notify_all();
     }
 
     pub(super) fn is_over(&self) -> bool {
