@@ -124,19 +124,15 @@ impl Cluster {
             .context("nobody joined")
     }
 
-    /// All members are known, and with three or more of them all vote.
+    /// All members are known, and as many of them vote as there are voters in a cluster of this size.
     fn wait_members(&self, first: &Node, wanted: &[&str]) -> anyhow::Result<()> {
         wait::until("all members in the cluster", JOIN_DEADLINE, || {
             let state = self
                 .cluster_state(&first.name)
                 .map_err(|e| format!("{e:#}"))?;
-            let is_complete = wanted.iter().all(|name| {
-                state
-                    .members
-                    .iter()
-                    .any(|m| m.name == *name && !m.is_down && (m.is_voter || wanted.len() < 3))
-            });
-            if is_complete {
+            let is_up = |name: &&str| state.members.iter().any(|m| m.name == *name && !m.is_down);
+            let voting = state.members.iter().filter(|m| m.is_voter).count();
+            if wanted.iter().all(is_up) && voting == voters_of(wanted.len()) {
                 Ok(())
             } else {
                 Err(format!("{:?}", state.members))
@@ -214,17 +210,18 @@ impl Cluster {
         Skcli::new(&self.lab.root(server))
     }
 
-    /// Names of the servers that host modules.
+    /// Names of the two servers that host the module: the first of the lab.
     pub fn server_names(&self) -> Vec<String> {
         let nodes = &self.lab.topology().nodes;
         nodes
             .iter()
             .filter(|node| node.kind == NodeKind::Server)
+            .take(2)
             .map(|node| node.name.clone())
             .collect()
     }
 
-    /// Root directories of the servers that host modules.
+    /// Root directories of the servers that host the module.
     pub fn server_roots(&self) -> Vec<PathBuf> {
         self.server_names()
             .iter()
@@ -393,6 +390,15 @@ impl Cluster {
                 }
             },
         )?)
+    }
+}
+
+/// One, three or five of so many members vote.
+fn voters_of(members: usize) -> usize {
+    match members {
+        0..3 => 1,
+        3..5 => 3,
+        _ => 5,
     }
 }
 

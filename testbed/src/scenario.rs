@@ -24,6 +24,7 @@ mod trees;
 mod unfit_disks;
 
 use crate::cluster::profile::Profile;
+use crate::lab::Topology;
 pub use arena::Arena;
 pub(crate) use arena::{hold, ms_since};
 use figures::{Bound, Figures, Percentile};
@@ -35,6 +36,24 @@ pub enum Start {
     Mirrored,
     /// A formed cluster; the scenario installs what it needs.
     Formed,
+    /// A mirrored module under load on two of seven members.
+    MirroredAmongSeven,
+}
+
+impl Start {
+    fn is_mirrored(self) -> bool {
+        match self {
+            Start::Mirrored | Start::MirroredAmongSeven => true,
+            Start::Formed => false,
+        }
+    }
+
+    fn topology(self) -> Topology {
+        match self {
+            Start::Mirrored | Start::Formed => Topology::mirror(),
+            Start::MirroredAmongSeven => Topology::seven(),
+        }
+    }
 }
 
 /// A named scenario.
@@ -394,6 +413,20 @@ pub const ALL: &[Scenario] = &[
         start: Start::Formed,
         bounds: &[],
         round: membership::pair_waits_for_its_voter,
+    },
+    Scenario {
+        name: "pair_under_load",
+        about: "two servers without a witness: either is lost, the primary is the voter or not; served again by itself, nothing lost",
+        start: Start::Mirrored,
+        bounds: &[STALL],
+        round: membership::pair_under_load,
+    },
+    Scenario {
+        name: "seven_members",
+        about: "five vote and two learn: a learner, the primary and two voters are lost, a voter leaves and a learner votes",
+        start: Start::MirroredAmongSeven,
+        bounds: &[TAKEOVER],
+        round: membership::seven_members,
     },
     Scenario {
         name: "unfit_disks",

@@ -79,5 +79,12 @@ pub(super) fn run(
     for kind in &compared.model_only {
         writeln!(out, "    model only: {kind}")?;
     }
-    Ok(agree && holds && compared.here_only.iter().all(is_explained))
+    if !compared.model_only.is_empty() {
+        writeln!(
+            out,
+            "not all of the model was seen here: explore more --states or --faults"
+        )?;
+    }
+    let are_same = compared.model_only.is_empty() && compared.here_only.iter().all(is_explained);
+    Ok(agree && holds && are_same)
 }

@@ -9,7 +9,6 @@ use consensus::state::{ClusterState, Command};
 
 use super::model::Moment;
 use super::world::{A, B, W, World};
-use crate::planted::Bug;
 
 /// The moment with all of this done.
 pub(super) fn settled(world: &mut World, mut then: Moment) -> Moment {
@@ -32,20 +31,19 @@ pub(super) fn settled(world: &mut World, mut then: Moment) -> Moment {
     then
 }
 
-fn forget_the_hopeless(world: &World, then: &mut Moment) {
-    if world.bug == Some(Bug::EpochUnchecked) {
-        return;
-    }
-    let state = world.state(then.committed);
+/// The product has the last word: what `apply` takes all the same stays on its way.
+fn forget_the_hopeless(world: &mut World, then: &mut Moment) {
     for slot in &mut then.on_the_way {
-        if slot.is_some_and(|sent| is_hopeless(world.command(sent), state)) {
+        let Some(sent) = *slot else { continue };
+        let is_hopeless = is_hopeless(world.command(sent), world.state(then.committed));
+        if is_hopeless && world.apply(then.committed, sent).is_none() {
             *slot = None;
         }
     }
     then.on_the_way.sort_unstable();
 }
 
-/// By R1 it will be refused whenever it arrives, or it has happened.
+/// By R1 it should be refused whenever it arrives, or it has happened.
 fn is_hopeless(command: &Command, state: &ClusterState) -> bool {
     match command {
         Command::AddSecondary { module, epoch, .. }

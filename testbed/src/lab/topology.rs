@@ -49,21 +49,21 @@ pub struct Topology {
 
 impl Topology {
     /// The topologies that exist.
-    pub const NAMES: [&'static str; 2] = ["mirror", "pair"];
+    pub const NAMES: [&'static str; 3] = ["mirror", "pair", "seven"];
 
-    /// `mirror`: two servers and a witness. `pair`: two servers alone.
+    /// `mirror`: two servers and a witness. `pair`: two servers alone. `seven`: six servers and a witness.
     pub fn named(name: &str) -> Option<Topology> {
-        let witness = match name {
-            "mirror" => true,
-            "pair" => false,
+        let (servers, has_witness) = match name {
+            "mirror" => (2, true),
+            "pair" => (2, false),
+            "seven" => (6, true),
             _unknown => return None,
         };
-        let mut nodes = vec![
-            node("s1", NodeKind::Server, 1),
-            node("s2", NodeKind::Server, 2),
-        ];
-        if witness {
-            nodes.push(node("w", NodeKind::Witness, 3));
+        let mut nodes: Vec<Node> = (1..=servers)
+            .map(|host| node(&format!("s{host}"), NodeKind::Server, host))
+            .collect();
+        if has_witness {
+            nodes.push(node("w", NodeKind::Witness, servers + 1));
         }
         Some(Topology {
             name: name.to_owned(),
@@ -74,6 +74,11 @@ impl Topology {
     /// Two servers and a witness.
     pub fn mirror() -> Topology {
         Topology::named("mirror").expect("`mirror` is in the table above")
+    }
+
+    /// More members than vote: six servers and a witness.
+    pub fn seven() -> Topology {
+        Topology::named("seven").expect("`seven` is in the table above")
     }
 }
 

@@ -68,19 +68,20 @@ impl Arena {
     /// # Errors
     /// The lab or the cluster could not be made. The daemons' logs are in the text.
     pub fn formed(application: Application, seed: u64) -> anyhow::Result<Arena> {
-        Arena::formed_with(application, seed, Profile::default())
+        Arena::formed_with(Topology::mirror(), application, seed, Profile::default())
     }
 
-    /// As `formed`, with another lease.
+    /// As `formed`, of other members and with another lease.
     ///
     /// # Errors
     /// As `formed`.
     pub fn formed_with(
+        topology: Topology,
         application: Application,
         seed: u64,
         profile: Profile,
     ) -> anyhow::Result<Arena> {
-        let lab = Lab::up(Topology::mirror())?;
+        let lab = Lab::up(topology)?;
         let logs: Vec<_> = lab.servers().iter().map(|s| s.log().to_owned()).collect();
         let cluster = Cluster::form_with(lab, profile).with_context(|| {
             // The lab is gone with the error, and its logs with it.

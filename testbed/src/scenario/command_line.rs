@@ -1,7 +1,7 @@
 //! `testbed scenario list | run`.
 
 use super::figures::{Percentile, Rounds};
-use super::{ALL, Arena, Scenario, Start, named};
+use super::{ALL, Arena, Scenario, named};
 use crate::cluster::profile::Profile;
 use crate::oracle::Application;
 use anyhow::Context as _;
@@ -111,7 +111,8 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
         acknowledged: 0,
         failure: None,
     };
-    match Arena::formed_with(options.app, seed, options.profile) {
+    let topology = scenario.start.topology();
+    match Arena::formed_with(topology, options.app, seed, options.profile) {
         Err(error) => outcome.failure = Some(format!("{error:#}")),
         Ok(mut arena) => {
             arena.length = options.length();
@@ -132,13 +133,13 @@ fn all_rounds(
     arena: &mut Arena,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
-    if scenario.start == Start::Mirrored {
+    if scenario.start.is_mirrored() {
         arena.start_module()?;
     }
     for round in 1..=options.repeat {
         let began = Instant::now();
         let figures = (scenario.round)(arena).with_context(|| format!("round {round}"))?;
-        if scenario.start == Start::Mirrored {
+        if scenario.start.is_mirrored() {
             let report = arena
                 .audit()
                 .with_context(|| format!("audit of round {round}"))?;
@@ -159,7 +160,7 @@ fn all_rounds(
         }
         outcome.rounds.push(figures);
     }
-    if scenario.start == Start::Mirrored {
+    if scenario.start.is_mirrored() {
         let report = arena.finish_recorder()?;
         outcome.lost = Some(report.lost.len() as u64);
         outcome.acknowledged = report.acknowledged;

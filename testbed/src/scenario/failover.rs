@@ -36,7 +36,7 @@ pub(super) fn own_start_ms(application: Application) -> f64 {
 
 /// Waits for takeover and service, notes both, and checks that the service followed in time. Gives the time of the takeover
 /// (`CLOCK_BOOTTIME`, nanoseconds).
-fn other_serves(
+pub(super) fn other_serves(
     arena: &Arena,
     other: &str,
     cut_ns: u64,

@@ -1,10 +1,14 @@
 //! Members come and go, are replaced, renamed and given new certificates, while the module serves.
 
 mod data_disks;
+mod pair;
 mod removed;
+mod seven;
 
 pub(super) use data_disks::{old_disk_of_primary, old_disk_of_secondary};
+pub(super) use pair::pair_under_load;
 pub(super) use removed::removed_while_alone;
+pub(super) use seven::seven_members;
 
 use super::arena::{Arena, hold};
 use super::failover::SERVED_DEADLINE;

@@ -40,6 +40,8 @@ pub(super) struct Member {
     pub(super) copies: Vec<Copy>,
     /// Its store was lost: it may not come back under its number (R12).
     pub(super) is_wiped: bool,
+    /// What was on the disk that was wiped.
+    pub(super) lost: raft::Durable,
     /// Kept by the kernel, whatever the daemon does.
     pub(super) address_until: Vec<BootTime>,
     /// Grows with each start of the daemon: what an earlier one had planned does not happen.
@@ -59,6 +61,7 @@ impl Member {
             incarnation: Incarnation(1),
             copies: vec![Copy::default(); copies],
             is_wiped: false,
+            lost: raft::Durable::default(),
             address_until: vec![BootTime(0); copies],
             run: 0,
             is_frozen: false,
@@ -155,7 +158,7 @@ impl Member {
     pub(super) fn wipe(&mut self, out: &mut Outside) {
         self.crash(true, out);
         self.is_wiped = true;
-        self.durable = raft::Durable::default();
+        self.lost = std::mem::take(&mut self.durable);
         self.copies
             .iter_mut()
             .for_each(|copy| *copy = Copy::default());

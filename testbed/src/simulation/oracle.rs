@@ -164,12 +164,14 @@ impl Oracle {
         true
     }
 
-    /// What was counted as committed since the last call has to be on the disks of a quorum. A member that lost its disk since
-    /// may have had it.
+    /// What was counted as committed since the last call has to be on the disks of a quorum. A disk that was lost
+    /// since had it, or not.
     pub(super) fn check_quorum(&mut self, members: &[Member]) {
         for index in std::mem::take(&mut self.fresh) {
             let entry = &self.log[index - 1];
-            let has_it = |member: &&Member| member.is_wiped || member.durable.holds(index, entry);
+            let has_it = |member: &&Member| {
+                member.durable.holds(index, entry) || member.lost.holds(index, entry)
+            };
             let holders = members.iter().filter(has_it).count();
             if holders < MAJORITY {
                 self.report(Broken::NotOnQuorum { index, holders });

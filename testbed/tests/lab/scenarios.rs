@@ -245,3 +245,13 @@ fn clock_steps() {
 fn boot_clocks_differ() {
     one_round("boot_clocks_differ");
 }
+
+#[test]
+fn pair_under_load() {
+    one_round("pair_under_load");
+}
+
+#[test]
+fn seven_members() {
+    one_round("seven_members");
+}
