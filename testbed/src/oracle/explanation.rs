@@ -49,7 +49,7 @@ fn verify_step(step: &Value) -> anyhow::Result<()> {
         by_lan || reason.contains("start") || reason.contains("not kept any more")
     };
     ensure!(
-        !was_missed || because.iter().any(|reason| is_seen(reason)),
+        !was_missed || because.iter().any(is_seen),
         "nobody says when the former primary was heard last: {step}"
     );
     Ok(())
