@@ -422,6 +422,13 @@ pub const ALL: &[Scenario] = &[
         round: membership::pair_under_load,
     },
     Scenario {
+        name: "pair_starts_anew",
+        about: "two servers without a witness: the only voter is lost for good; a new cluster around the copy that is left",
+        start: Start::Formed,
+        bounds: &[],
+        round: membership::pair_starts_anew,
+    },
+    Scenario {
         name: "seven_members",
         about: "five vote and two learn: a learner, the primary and two voters are lost, a voter leaves and a learner votes",
         start: Start::MirroredAmongSeven,

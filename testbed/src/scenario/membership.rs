@@ -6,7 +6,7 @@ mod removed;
 mod seven;
 
 pub(super) use data_disks::{old_disk_of_primary, old_disk_of_secondary};
-pub(super) use pair::pair_under_load;
+pub(super) use pair::{pair_starts_anew, pair_under_load};
 pub(super) use removed::removed_while_alone;
 pub(super) use seven::seven_members;
 

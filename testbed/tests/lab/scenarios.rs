@@ -255,3 +255,8 @@ fn pair_under_load() {
 fn seven_members() {
     one_round("seven_members");
 }
+
+#[test]
+fn pair_starts_anew() {
+    one_round("pair_starts_anew");
+}

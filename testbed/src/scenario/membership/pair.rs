@@ -2,9 +2,9 @@
 
 use super::{
     CHANGE_DEADLINE, GOES_ON, GOES_ON_DEADLINE, ask, join, must, three_vote, token, wait,
-    wait_fresh, wait_members,
+    wait_fresh, wait_members, wipe,
 };
-use crate::cluster::MODULE;
+use crate::cluster::{MODULE, package};
 use crate::scenario::arena::{Arena, hold};
 use crate::scenario::failover::SERVED_DEADLINE;
 use crate::scenario::figures::Figures;
@@ -86,4 +86,56 @@ fn voter_is_lost(arena: &mut Arena, figures: &mut Figures) -> anyhow::Result<()>
         "epoch {before} became {epoch} without a quorum"
     );
     arena.bring_back(VOTER, figures)
+}
+
+/// Goal: the only voter of a pair is lost for good. The notice of the other one says what to type; typed, it makes a new cluster
+/// around the copy that is left, and every byte of it is there, on both servers in the end.
+pub(in crate::scenario) fn pair_starts_anew(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    ask(arena, "w", &["cluster", "leave", "--yes"])?;
+    wait_members(arena, OTHER, "a pair with one voter", |state| {
+        state.members.len() == 2 && state.members.iter().filter(|m| m.is_voter).count() == 1
+    })?;
+    arena.cluster().install_bare(VOTER)?;
+    let kept = package::replicated_directory(arena.lab()).join("kept");
+    in_server(arena, VOTER, &format!("seq 1 100000 > {}", kept.display()))?;
+    arena.lab_mut().power_cut(VOTER)?;
+    wait_members(arena, OTHER, "the way out to be named", |state| {
+        let names_it = |notice: &String| notice.contains("cluster leave --alone");
+        !state.has_quorum && state.notices.iter().any(names_it)
+    })?;
+
+    ask(arena, OTHER, &["cluster", "leave", "--alone", "--yes"])?;
+    wait_fresh(arena, OTHER)?;
+    let node = arena.lab().server(OTHER)?.node().clone();
+    let own = crate::lab::LANS.map(|lan| node.address(lan).to_string());
+    let mut init = vec!["cluster", "init", "anew", "--server", OTHER];
+    own.iter().for_each(|each| init.extend(["--address", each]));
+    ask(arena, OTHER, &init)?;
+    arena.lab_mut().power_on(VOTER)?;
+    wipe(arena, VOTER)?;
+    let token = token(arena, OTHER, false)?;
+    must(
+        "a fresh machine joins",
+        &join(arena, OTHER, VOTER, &token, &[])?,
+    )?;
+    arena.cluster().install_bare(OTHER)?;
+    let sum = format!("cksum < {}", kept.display());
+    let (left, copied) = (
+        in_server(arena, OTHER, &sum)?,
+        in_server(arena, VOTER, &sum)?,
+    );
+    ensure!(left == copied, "{OTHER} has {left}, {VOTER} got {copied}");
+    let lines = in_server(arena, OTHER, &format!("tail -n 1 {}", kept.display()))?;
+    ensure!(lines.trim() == "100000", "what was left ends with {lines}");
+    figures.set("cases", 1.0);
+    Ok(figures)
+}
+
+fn in_server(arena: &Arena, server: &str, script: &str) -> anyhow::Result<String> {
+    let done = arena
+        .lab()
+        .exec(server, &["sh", "-c", script], CHANGE_DEADLINE)?;
+    ensure!(done.is_success(), "{script}: {}", done.summary());
+    Ok(done.stdout)
 }
