@@ -48,9 +48,9 @@ const GREETING_MAX: Duration = Duration::from_secs(2);
 const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the applications may take to end when the daemon is asked to stop.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(300);
-/// And how long then, when they are ended the hard way: more than all rungs of fencing, less than what the unit gives the
+/// And how long then, when they are ended the hard way: more than a drain and all rungs of fencing, less than what the unit gives the
 /// daemon beyond the first.
-const LEAVE_AT_ONCE_DEADLINE: Duration = Duration::from_secs(40);
+const LEAVE_AT_ONCE_DEADLINE: Duration = Duration::from_secs(50);
 /// Between two looks whether this server has the addresses it should have.
 const ADDRESS_RETRY: Duration = Duration::from_secs(2);
 /// How long answers to operators may take when everything else has ended.

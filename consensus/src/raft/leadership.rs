@@ -57,24 +57,40 @@ struct Outlook {
 }
 
 impl Outlook {
-    /// Who should lead and can. A leader that hands over proposes nothing any more and cannot take that back, so the successor
-    /// must be sure to be elected: it votes in the configuration that Raft uses, which follows the cluster state with some
-    /// delay and is not being changed, and it has the whole log.
-    fn successor(&self, me: ServerId) -> Option<ServerId> {
-        if self.configured.is_joint {
-            return None;
+    fn of(me: ServerId, configured: Configured, heard: &Heard, silence: Duration) -> Outlook {
+        let voters = configured.voters.iter().copied().map(ServerId);
+        let others: Vec<ServerId> = voters.filter(|id| *id != me).collect();
+        let is_heard = |id: &ServerId| heard.age_any(*id).is_some_and(|age| age <= silence);
+        Outlook {
+            hears: others.iter().copied().filter(is_heard).collect(),
+            reports: others.iter().map(|id| (*id, heard.report(*id))).collect(),
+            configured,
         }
-        better_leader(me, &self.voters(), &self.hears, &self.reports)
-            .filter(|ServerId(id)| self.configured.complete.contains(id))
     }
 
-    fn voters(&self) -> BTreeSet<ServerId> {
-        self.configured
+    /// Who should lead and can. A leader that hands over proposes nothing any more and cannot take that back, so the successor
+    /// must be sure to be elected: it votes in the configuration that Raft uses, which follows the cluster state with some
+    /// delay, it has the whole log, and it reaches a majority of every set of voters.
+    fn successor(&self, me: ServerId) -> Option<ServerId> {
+        let voters = self
+            .configured
             .voters
             .iter()
             .copied()
             .map(ServerId)
-            .collect()
+            .collect();
+        better_leader(me, &voters, &self.hears, &self.reports)
+            .filter(|ServerId(id)| self.configured.complete.contains(id))
+            .filter(|successor| self.is_electable(*successor))
+    }
+
+    fn is_electable(&self, successor: ServerId) -> bool {
+        let heard = self.reports.get(&successor);
+        let is_reached = |id: &&u64| {
+            **id == successor.0 || heard.is_some_and(|heard| heard.contains(&ServerId(**id)))
+        };
+        let mut sets = self.configured.sets.iter();
+        sets.all(|set| set.iter().filter(is_reached).count() > set.len() / 2)
     }
 }
 
@@ -121,7 +137,7 @@ pub(crate) async fn hand_over(me: ServerId, raft: Raft, heard: Arc<Heard>, silen
         if !metrics.state.is_leader() {
             continue;
         }
-        let outlook = outlook(me, configured(&metrics), &heard, silence);
+        let outlook = Outlook::of(me, configured(&metrics), &heard, silence);
         let better = outlook.successor(me);
         let (term, now) = (metrics.current_term, Instant::now());
         if let Some(successor) = next_successor(last, term, now, better, &outlook.hears) {
@@ -135,17 +151,6 @@ pub(crate) async fn hand_over(me: ServerId, raft: Raft, heard: Arc<Heard>, silen
                 return;
             }
         }
-    }
-}
-
-fn outlook(me: ServerId, configured: Configured, heard: &Heard, silence: Duration) -> Outlook {
-    let others = || configured.voters.iter().copied().map(ServerId);
-    let others = || others().filter(|id| *id != me);
-    let is_heard = |id: &ServerId| heard.age_any(*id).is_some_and(|age| age <= silence);
-    Outlook {
-        hears: others().filter(is_heard).collect(),
-        reports: others().map(|id| (id, heard.report(id))).collect(),
-        configured,
     }
 }
 
@@ -194,36 +199,39 @@ mod tests {
 
     #[test]
     fn regression_leadership_goes_only_to_a_voter_that_can_be_elected() {
-        let outlook = |configured: Configured| Outlook {
-            configured,
-            hears: ids(&[2]),
-            reports: [(ServerId(2), ids(&[1, 3])), (ServerId(3), ids(&[2]))].into(),
-        };
-        let configured = |voters: &[u64], complete: &[u64]| Configured {
-            members: [1, 2, 3].into(),
-            voters: voters.iter().copied().collect(),
-            is_joint: false,
-            caught_up: [1, 2, 3].into(),
+        let configured = |sets: &[&[u64]], complete: &[u64]| Configured {
+            members: [1, 2, 3, 4].into(),
+            voters: sets.iter().copied().flatten().copied().collect(),
+            is_joint: sets.len() > 1,
+            sets: sets
+                .iter()
+                .map(|set| set.iter().copied().collect())
+                .collect(),
+            caught_up: [1, 2, 3, 4].into(),
             complete: complete.iter().copied().collect(),
         };
-        let successor = |configured| outlook(configured).successor(ServerId(1));
-        let settled = || configured(&[1, 2, 3], &[1, 2]);
-        assert_eq!(successor(settled()), Some(ServerId(2)));
-        assert_eq!(
-            successor(configured(&[1, 2, 3], &[1])),
-            None,
-            "2 lacks an entry"
-        );
-        assert_eq!(
-            successor(configured(&[1], &[1, 2, 3])),
-            None,
-            "2 and 3 still learn"
-        );
-        let joint = Configured {
-            is_joint: true,
-            ..settled()
+        let successor = |configured, reports: &[(u64, &[u64])]| {
+            let reports = reports
+                .iter()
+                .map(|(id, heard)| (ServerId(*id), ids(heard)));
+            let outlook = Outlook {
+                configured,
+                hears: ids(&[2]),
+                reports: reports.collect(),
+            };
+            outlook.successor(ServerId(1)).map(|id| id.0)
         };
-        assert_eq!(successor(joint), None, "the voters are being changed");
+        let settled = |complete| configured(&[&[1, 2, 3]], complete);
+        let reports: &[(u64, &[u64])] = &[(2, &[1, 3]), (3, &[2])];
+        assert_eq!(successor(settled(&[1, 2]), reports), Some(2));
+        assert_eq!(successor(settled(&[1]), reports), None, "2 lacks an entry");
+        let learning = configured(&[&[1]], &[1, 2, 3]);
+        assert_eq!(successor(learning, reports), None, "2 and 3 still learn");
+        // 3 is dead, 4 takes its place and reaches the one that the leader does not; and again where it does not.
+        let joint = || configured(&[&[1, 3, 4], &[1, 2, 4]], &[1, 2]);
+        assert_eq!(successor(joint(), &[(2, &[1, 4]), (4, &[2])]), Some(2));
+        let two_are_dead = configured(&[&[1, 3, 5], &[1, 2, 4]], &[1, 2]);
+        assert_eq!(successor(two_are_dead, &[(2, &[1, 4]), (4, &[2])]), None);
     }
 
     #[test]

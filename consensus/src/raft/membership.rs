@@ -34,6 +34,8 @@ pub(super) struct Configured {
     pub(super) voters: BTreeSet<u64>,
     /// A change is under way: no other may start.
     pub(super) is_joint: bool,
+    /// The sets of which each needs a majority: two while the voters are being changed.
+    pub(super) sets: Vec<BTreeSet<u64>>,
     /// Members that hold nearly the whole log.
     pub(super) caught_up: BTreeSet<u64>,
     /// Members that hold the whole log.
@@ -95,6 +97,7 @@ pub(super) fn configured(metrics: &RaftMetrics<TypeConfig>) -> Configured {
         voters: stored.voter_ids().collect(),
         is_joint: stored.get_joint_config().len() > 1
             || metrics.committed_membership_config.log_id() != stored.log_id(),
+        sets: stored.get_joint_config().clone(),
         caught_up: holding(PROMOTION_LAG_MAX),
         complete: holding(0),
     }
@@ -157,6 +160,7 @@ mod tests {
             members: ids(members),
             voters: ids(voters),
             is_joint: false,
+            sets: vec![ids(voters)],
             caught_up: ids(caught_up),
             complete: ids(caught_up),
         }

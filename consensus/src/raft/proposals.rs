@@ -220,8 +220,11 @@ impl Proposer {
                 .since
                 .map(|since| self.recent.since(since, asked.proposal))
         };
-        if let Some(Known::Accepted(accepted)) = known() {
-            return Attempt::Decided(Outcome(Ok(accepted)));
+        match known() {
+            Some(Known::Accepted(accepted)) => return Attempt::Decided(Outcome(Ok(accepted))),
+            // Written again it could be done twice.
+            Some(Known::Forgotten) => return Attempt::Forgotten,
+            None | Some(Known::NotAccepted) => {}
         }
         let written = self.write_here(asked.proposal).await;
         match (&written, known()) {
@@ -454,8 +457,8 @@ impl proposals_server::Proposals for ProposalService {
         };
         let attempt = timeout(deadline, attempting).await;
         let attempt = match attempt.unwrap_or(Attempt::Unknown) {
-            // Stopped here is no reason for the caller to stop.
-            Attempt::Stopped => Attempt::NotLeader,
+            // No reason for the caller to stop; and Raft may have ended after it had written the entry.
+            Attempt::Stopped => Attempt::Unknown,
             attempt @ (Attempt::Decided(_)
             | Attempt::NotLeader
             | Attempt::NotSent

@@ -375,7 +375,9 @@ impl LinkReceiver {
     pub fn receive(&mut self) -> Result<Received, LinkError> {
         let shared = self.shared.clone();
         let mut inbox = shared.inbox.lock();
-        if let Some((wire, brought)) = shared.next_inbox(&mut inbox) {
+        let next = shared.next_inbox(&mut inbox);
+        let has_moved = next.is_some();
+        if let Some((wire, brought)) = next {
             self.wire = wire;
             self.plain.extend_from_slice(&brought);
             inbox.received += brought.len() as u64;
@@ -388,6 +390,8 @@ impl LinkReceiver {
         self.received = inbox.received;
         match received {
             Ok(Received::Closed) | Err(_) if shared.is_moving() => Ok(Received::Idle),
+            // The peer has just told how much it has.
+            Ok(Received::Idle) if has_moved => Ok(Received::Bytes),
             Ok(received) => Ok(received),
             Err(error) => Err(error),
         }

@@ -6,6 +6,7 @@ use consensus::state::{ModuleName, ServerId};
 use fs_mirror::{Hello, Primary, Start};
 use tokio::sync::watch;
 
+use super::partnership::greeting;
 use crate::member::Member;
 
 /// Moves the sessions of one tenure. A task of its own: the partnership may be waiting for the log when a LAN is lost, and the
@@ -33,14 +34,9 @@ impl Moving {
         let state = self.member.consensus.state();
         let record = state.modules.get(&self.module)?;
         let peer = record.peer_of(me).filter(|_| record.primary == Some(me))?;
-        Some(Hello {
-            module: self.module.to_string(),
-            from: me.0,
-            to: peer.0,
-            epoch: fs_mirror::Epoch(record.epoch.0),
-            session,
-            start: Start::Compare,
-        })
+        // How many bytes have arrived is known when the link in use is given up.
+        let start = Start::Resume { received: 0 };
+        Some(greeting(me, record, peer, session, start))
     }
 
     async fn move_on(&self, hello: Hello) {

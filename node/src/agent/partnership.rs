@@ -302,7 +302,7 @@ impl Partnership {
         } else {
             Start::Compare
         };
-        let hello = self.hello(record, peer, id, start);
+        let hello = greeting(self.member.id(), record, peer, id, start);
         let dialled = self.member.dial_mirror(peer);
         let dialled = match dial_until {
             None => dialled.await,
@@ -336,17 +336,6 @@ impl Partnership {
                 tracing::error!(module = %self.module, %error, "attaching the secondary panicked");
                 failed
             }
-        }
-    }
-
-    fn hello(&self, record: &MirrorRecord, peer: ServerId, session: u64, start: Start) -> Hello {
-        Hello {
-            module: self.module.to_string(),
-            from: self.member.id().0,
-            to: peer.0,
-            epoch: fs_mirror::Epoch(record.epoch.0),
-            session,
-            start,
         }
     }
 
@@ -460,5 +449,23 @@ impl Partnership {
         if news.is_err() {
             tracing::debug!(module = %self.module, "no newer record yet");
         }
+    }
+}
+
+/// How the primary of `record` greets `peer`.
+pub(super) fn greeting(
+    me: ServerId,
+    record: &MirrorRecord,
+    peer: ServerId,
+    session: u64,
+    start: Start,
+) -> Hello {
+    Hello {
+        module: record.name.to_string(),
+        from: me.0,
+        to: peer.0,
+        epoch: fs_mirror::Epoch(record.epoch.0),
+        session,
+        start,
     }
 }

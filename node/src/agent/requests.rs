@@ -117,7 +117,9 @@ impl Agent {
         let me = self.member.id();
         let record = self.record();
         let applied = record.as_ref().map_or(0, |record| record.epoch.0);
-        if hello.epoch.0 > applied && matches!(self.local, Local::Following(_)) {
+        // A session that goes on over another link was let in before.
+        let begins = !matches!(hello.start, Start::Resume { .. });
+        if begins && hello.epoch.0 > applied && matches!(self.local, Local::Following(_)) {
             // Only the record tells whether this copy was left behind by a force, and must be set aside before it changes.
             let until = Instant::now() + RECORD_PATIENCE;
             if let Some(earlier) = self.early.replace(EarlySession { link, hello, until }) {
@@ -129,10 +131,10 @@ impl Agent {
             || record
                 .as_ref()
                 .is_some_and(|record| is_in_step(record, &hello, me));
-        // One of the same epoch that is not its primary must not even end the session that runs.
+        // Who is not the primary of a record at least as new must not even end the session that runs.
         let is_usurped = record.as_ref().is_some_and(|record| {
             let named = record.primary.map(|primary| primary.0);
-            record.epoch.0 == hello.epoch.0 && named != Some(hello.from)
+            record.epoch.0 >= hello.epoch.0 && named != Some(hello.from)
         });
         let has_no_room = self.copy_trouble.is_fresh();
         let diverged_since = record

@@ -68,7 +68,7 @@ pub fn not_voting_yet(
     let voting = names(&mut voting.iter());
     (!waiting.is_empty() && !voting.is_empty()).then(|| {
         format!(
-            "{waiting} will vote and does not yet: until the leader reaches it and it has the whole log, a majority of {voting} decides; if this lasts longer than seconds, see HEARD and start sknode on {waiting}"
+            "{waiting} will vote and does not yet: until the leader reaches it and it has the whole log, a majority of {voting} decides; if this lasts longer than seconds, start sknode on whoever is not heard"
         )
     })
 }

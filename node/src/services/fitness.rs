@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::peer::v1::relay_reply::Outcome;
 use api::peer::v1::relay_request::Call;
 use api::peer::v1::{CheckModuleRequest, CheckedAddress};
-use consensus::state::ServerId;
+use consensus::state::{MemberName, ServerId};
 use module::Configuration;
 
 use super::cluster::parse;
@@ -66,14 +66,8 @@ fn request_of(configuration: &Configuration) -> CheckModuleRequest {
     }
 }
 
-/// A disk or a LAN that has not answered by then is not fit.
-const LOOK_DEADLINE: Duration = Duration::from_secs(10);
-
-/// What a look found.
-enum Unfit {
-    NoDirectory(PathBuf),
-    Address(AddressError),
-}
+/// A disk that has not answered by then is not fit.
+const DISK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// FUSE, the directories and the virtual addresses on this server.
 pub(super) async fn check_here(
@@ -96,28 +90,33 @@ pub(super) async fn check_here(
             })
         })
         .collect::<Result<Vec<_>, Refusal>>()?;
-    let directories = directories_to_look_at(member, request);
-    // A disk that hangs holds a thread of its own, and no other task.
-    let look = tokio::task::spawn_blocking(move || {
-        match directories.into_iter().find(|each| !each.is_dir()) {
-            Some(missing) => Err(Unfit::NoDirectory(missing)),
-            None => wanted
-                .iter()
-                .try_for_each(probe_one)
-                .map_err(Unfit::Address),
-        }
-    });
-    match tokio::time::timeout(LOOK_DEADLINE, look).await {
-        Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(Unfit::NoDirectory(missing)))) => {
+    check_directories(&name, what, directories_to_look_at(member, request)).await?;
+    let probed = tokio::task::spawn_blocking(move || wanted.iter().try_for_each(probe_one)).await;
+    match probed {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Refusal::not_now(what, chain(error))),
+        Err(error) => Err(Refusal::failed(what, chain(error))),
+    }
+}
+
+/// A disk that hangs holds a thread of its own, and no other task.
+async fn check_directories(
+    name: &MemberName,
+    what: &str,
+    directories: Vec<PathBuf>,
+) -> Result<(), Refusal> {
+    let look = move || directories.into_iter().find(|each| !each.is_dir());
+    let look = tokio::task::spawn_blocking(look);
+    match tokio::time::timeout(DISK_DEADLINE, look).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(missing))) => {
             let missing = missing.display();
             let why = format!("{missing} is not a directory on this server");
             Err(Refusal::not_now(what, why).next(format!("mkdir -p {missing}    (on {name})")))
         }
-        Ok(Ok(Err(Unfit::Address(error)))) => Err(Refusal::not_now(what, chain(error))),
         Ok(Err(error)) => Err(Refusal::failed(what, chain(error))),
         Err(_) => {
-            let why = format!("the disk of {name} does not answer");
+            let why = format!("the disk of a directory did not answer on {name} within 5 s");
             Err(Refusal::not_now(what, why).next(format!("ls -d DIRECTORY    (on {name})")))
         }
     }

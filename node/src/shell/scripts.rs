@@ -207,12 +207,12 @@ impl Scripts {
             let name = name.to_owned();
             return Err(ScriptError::BadName { name });
         }
+        let begun = Instant::now();
         let path = self.environment.bin().join(name);
         if !path.is_file() {
             let (outcome, log) = (Outcome::Missing, None);
             return Ok(Run { outcome, log });
         }
-        let begun = Instant::now();
         self.cgroup.remove_empty_children()?;
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
         // Numbers start anew with the daemon; its id keeps runs of a former one apart.

@@ -46,7 +46,8 @@ fn verify_step(step: &Value) -> anyhow::Result<()> {
     let was_missed = what.contains("counts as down");
     let is_seen = |reason: &&str| {
         let by_lan = reason.contains("not heard by") && reason.contains("LAN");
-        by_lan || reason.contains("start") || reason.contains("not kept any more")
+        let is_new_run = reason.contains("daemon of ") && reason.contains(" started");
+        by_lan || is_new_run || reason.contains("not kept any more")
     };
     ensure!(
         !was_missed || because.iter().any(is_seen),

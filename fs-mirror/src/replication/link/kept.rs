@@ -7,9 +7,10 @@ use crate::replication::wire::WireError;
 
 /// Bytes kept for a peer that confirms nothing; far more than may be in flight (`IN_FLIGHT_BYTES_MAX`).
 const KEPT_BYTES_MAX: u64 = 160 << 20;
-/// Buffers given back are used again: so many, none larger than this.
-const SPARE_MAX: usize = 32;
-const SPARE_BYTES_MAX: usize = 256 << 10;
+/// Buffers given back are used again: so many, none larger than this. A write of 128 KiB and its frame need more than twice as much
+/// where a buffer grew by doubling; taking such a one from the system each time costs half of the throughput.
+const SPARE_MAX: usize = 8;
+const SPARE_BYTES_MAX: usize = 1 << 20;
 
 /// The end of the stream of bytes that goes to the peer. Positions count all bytes since the session began.
 #[derive(Debug, Default)]

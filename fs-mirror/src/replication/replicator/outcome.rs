@@ -71,6 +71,11 @@ pub enum LossCause {
     /// The peer would not go on over another link.
     #[error("the secondary did not take another link: {0}")]
     NotResumed(RefusalReason),
+    /// The link was silent, and no other one could be used in its place.
+    #[error(
+        "the link to the secondary was silent, and the session could not go on over another one: {0}"
+    )]
+    NotMoved(String),
     /// We ended it.
     #[error("the primary ended the session")]
     Ended,

@@ -12,18 +12,18 @@ use crate::replication::wire::{Hello, HelloReply, Start};
 pub(super) const QUIET_AFTER: Duration = Duration::from_millis(350);
 
 impl<C: Completion> Replicator<C> {
-    /// Goes on with session `hello.session` over `link`: what has not arrived over the link before is sent again. Blocks for
-    /// one round trip, at most `GREETING_IN_SYNC_MAX` for each of its two steps.
+    /// Goes on with session `hello.session` over `link`, in the epoch in force here: what has not arrived over the link before is sent
+    /// again. Blocks for one round trip, at most `GREETING_IN_SYNC_MAX` for each of its two steps.
     ///
     /// # Errors
-    /// `Busy`, `NotRunning`, `StaleEpoch`, `Fenced`, and `Link` before the greeting: the session is as it was. Otherwise
+    /// `Busy`, `NotRunning`, `Fenced`, and `Link` before the greeting: the session is as it was. Otherwise
     /// it is over, and `SessionLost` follows.
-    pub fn resume(&self, link: Link, hello: Hello) -> Result<(), AttachError> {
-        let session = self.begin_resuming(&hello)?;
+    pub fn resume(&self, link: Link, mut hello: Hello) -> Result<(), AttachError> {
+        let session = self.begin_resuming(&mut hello)?;
         let resumed = move_session(&session, link, hello);
         self.shared.state.lock().is_attaching = false;
-        // What was lost with the other link goes out now.
-        session.outbox.kick();
+        // What was lost with the other link goes out now, by the thread that may block on it.
+        session.wake_pulse();
         resumed
     }
 
@@ -33,11 +33,13 @@ impl<C: Completion> Replicator<C> {
         running.is_some_and(|running| running.id == session && running.is_quiet())
     }
 
-    fn begin_resuming(&self, hello: &Hello) -> Result<Arc<Session>, AttachError> {
+    fn begin_resuming(&self, hello: &mut Hello) -> Result<Arc<Session>, AttachError> {
         let mut state = self.shared.state.lock();
         if state.is_attaching {
             return Err(AttachError::Busy { session: 0 });
         }
+        // A newer record may be applied and not be adopted here yet: the session knows nothing of it either.
+        hello.epoch = state.epoch;
         state.check_hello(hello)?;
         let running = state.running.clone();
         let session = running.filter(|running| running.id == hello.session);
@@ -61,13 +63,14 @@ fn move_session(session: &Session, mut link: Link, mut hello: Hello) -> Result<(
             Err(AttachError::Refused(reason))
         }
         Ok(HelloReply::Accepted) => {
-            session.end(LossCause::Ended);
+            let why = "the secondary began another session".to_owned();
+            session.end(LossCause::NotMoved(why));
             Err(AttachError::NotRunning {
                 session: hello.session,
             })
         }
         Err(error) => {
-            session.end(LossCause::Ended);
+            session.end(LossCause::NotMoved(error.to_string()));
             Err(error.into())
         }
     }

@@ -119,11 +119,16 @@ impl Session {
             parking_lot::MutexGuard::unlocked(&mut ending, || {
                 if !self.outbox.take_was_used() {
                     self.outbox.append(0, &Message::Ping);
-                    // May block while the peer does not read; the reading thread then ends the session.
-                    self.outbox.kick();
                 }
+                // May block while the peer does not read; the reading thread then ends the session.
+                self.outbox.kick();
             });
         }
+    }
+
+    /// Has sent what waits, by the thread that may block on it.
+    pub(super) fn wake_pulse(&self) {
+        self.ended.notify_all();
     }
 
     fn read<C: Completion>(&self, shared: &Shared<C>, receiver: LinkReceiver) {
