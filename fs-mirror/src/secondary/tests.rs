@@ -218,6 +218,7 @@ fn a_session_goes_on_for_who_opened_it_and_where_it_runs() {
     fixture.ended = ended;
     let again = primary(3);
     fixture.greet(&again, &hello(3, 6)).unwrap();
+    // Its primary may have noticed the end, or is told here: another session is not touched either way.
     let late = fixture.resume(&first, &hello(3, 5));
     assert!(late.is_err(), "{late:?}");
     make(&again, b"fourth", 5);

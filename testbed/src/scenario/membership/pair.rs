@@ -71,9 +71,10 @@ fn voter_is_lost(arena: &mut Arena, figures: &mut Figures) -> anyhow::Result<()>
     wait::until("nobody to serve", CHANGE_DEADLINE, || {
         let own = arena.cluster().own_state(OTHER);
         let state = own.map_err(|e| format!("{e:#}"))?.state();
-        match state {
-            ModuleState::Prim | ModuleState::Alone => Err(format!("{state:?}")),
-            _idle => Ok(()),
+        if matches!(state, ModuleState::Prim | ModuleState::Alone) {
+            Err(format!("{state:?}"))
+        } else {
+            Ok(())
         }
     })?;
     let lost = wait::boot_ns();
