@@ -10,7 +10,7 @@ mod stand;
 
 use load::Measurement;
 use report::Report;
-use stand::{Stand, Target};
+use stand::{Stand, Target, Trip};
 use std::process::ExitCode;
 
 /// Options of `testbed bench`.
@@ -37,8 +37,11 @@ enum Figure {
     LatencyAdded(u32),
     /// Operations per second: at least this share of the pass-through, in hundredths.
     RateShare(u32),
-    /// MiB per second: at least this share of the pass-through, in hundredths.
+    /// MiB per second read here: at least this share of the pass-through, in hundredths.
     ThroughputShare(u32),
+    /// MiB per second written here and there, 128 KiB each: at least this share of the pass-through, in hundredths. Shown beside the
+    /// share that bare TCP alone would leave, without TLS and without the second write.
+    ShippedShare(u32),
 }
 
 /// One line of the table.
@@ -73,13 +76,13 @@ const LINES: &[Line] = &[
     Line {
         name: "128 KiB sequential write, direct",
         arguments: &["write", "--direct", "--size", "131072", "--sequential"],
-        figure: Figure::ThroughputShare(40),
+        figure: Figure::ShippedShare(40),
         is_goal: true,
     },
     Line {
         name: "128 KiB sequential write, cached",
         arguments: &["write", "--size", "131072", "--sequential"],
-        figure: Figure::ThroughputShare(40),
+        figure: Figure::ShippedShare(40),
         is_goal: false,
     },
     Line {
@@ -113,8 +116,10 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let stand = Stand::new()?;
     let mut report = Report::default();
     let seconds = options.seconds.to_string();
-    let pings = repeat(options.repeat, || stand.ping(&seconds))?;
-    report.ping(&middle(&pings, |m| m.p50_us));
+    for trip in [Trip::Small, Trip::Large] {
+        let pings = repeat(options.repeat, || stand.ping(trip, &seconds))?;
+        report.trip(trip, &middle(&pings, |m| m.p50_us));
+    }
     for line in LINES {
         if options
             .only
@@ -139,7 +144,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         let key = |m: &Measurement| match line.figure {
             Figure::LatencyAdded(_) => m.p50_us,
             Figure::RateShare(_) => m.per_s,
-            Figure::ThroughputShare(_) => m.mib_per_s,
+            Figure::ThroughputShare(_) | Figure::ShippedShare(_) => m.mib_per_s,
         };
         let [plain, pass, mirror] = measured.map(|all| middle(&all, key));
         cpu.sort_by(f64::total_cmp);

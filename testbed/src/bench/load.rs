@@ -72,19 +72,19 @@ enum Load {
     Create(FileOptions),
     /// Several writers on one SQLite database, then an integrity check
     Sqlite(sqlite::Options),
-    /// Answer each message with one of the same size
+    /// Answer each message
     PingServer {
         #[arg(long)]
         listen: SocketAddr,
-        #[arg(long, default_value_t = 4096)]
-        size: usize,
+        #[command(flatten)]
+        sizes: ping::Sizes,
     },
     /// One message there and back, again and again
     Ping {
         #[arg(long)]
         to: SocketAddr,
-        #[arg(long, default_value_t = 4096)]
-        size: usize,
+        #[command(flatten)]
+        sizes: ping::Sizes,
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
     },
@@ -100,13 +100,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Load::Read(options) => files::read(options)?,
         Load::Create(options) => files::create(options)?,
         Load::Sqlite(options) => sqlite::run(options)?,
-        Load::PingServer { listen, size } => {
-            ping::serve(*listen, *size)?;
+        Load::PingServer { listen, sizes } => {
+            ping::serve(*listen, *sizes)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Load::Ping { to, size, seconds } => ping::run(
+        Load::Ping { to, sizes, seconds } => ping::run(
             *to,
-            *size,
+            *sizes,
             Duration::from_secs_f64(seconds.clamp(0.1, 600.0)),
         )?,
     };

@@ -13,7 +13,6 @@ use std::time::Duration;
 /// One measurement ends within this time, whatever was asked for.
 const LOAD_DEADLINE: Duration = Duration::from_secs(180);
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-const PING: &str = "10.77.1.2:7777";
 /// Clock ticks of the kernel's CPU accounting.
 const TICKS_PER_S: f64 = 100.0;
 
@@ -27,6 +26,31 @@ pub(super) enum Target {
 
 impl Target {
     pub(super) const ALL: [Target; 3] = [Target::Plain, Target::PassThrough, Target::Mirror];
+}
+
+/// A message that goes to the other server and is answered, over bare TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trip {
+    /// 4 KiB there and 4 KiB back.
+    Small,
+    /// 128 KiB there, and what an acknowledgement weighs back.
+    Large,
+}
+
+impl Trip {
+    fn address(self) -> &'static str {
+        match self {
+            Trip::Small => "10.77.1.2:7777",
+            Trip::Large => "10.77.1.2:7778",
+        }
+    }
+
+    fn sizes(self) -> &'static [&'static str] {
+        match self {
+            Trip::Small => &["--size", "4096"],
+            Trip::Large => &["--size", "131072", "--answer", "64"],
+        }
+    }
 }
 
 pub(super) struct Stand {
@@ -63,7 +87,10 @@ impl Stand {
             "s1",
             &["__pass-through", "--source", &below, "--mount", &pass],
         )?;
-        stand.start("s2", &["__load", "ping-server", "--listen", PING])?;
+        for trip in [Trip::Small, Trip::Large] {
+            let server = ["__load", "ping-server", "--listen", trip.address()];
+            stand.start("s2", &[&server, trip.sizes()].concat())?;
+        }
         stand.wait_mounted(&pass)?;
         Ok(stand)
     }
@@ -146,16 +173,10 @@ impl Stand {
     }
 
     /// The round trip between the two servers.
-    pub(super) fn ping(&self, seconds: &str) -> anyhow::Result<Measurement> {
-        let command = [
-            &self.testbed,
-            "__load",
-            "ping",
-            "--to",
-            PING,
-            "--seconds",
-            seconds,
-        ];
+    pub(super) fn ping(&self, trip: Trip, seconds: &str) -> anyhow::Result<Measurement> {
+        let mut command = vec![self.testbed.as_str(), "__load", "ping"];
+        command.extend(["--to", trip.address(), "--seconds", seconds]);
+        command.extend(trip.sizes());
         Ok(wait::until("the ping", READY_DEADLINE, || {
             self.measure(&command).map_err(|e| format!("{e:#}"))
         })?)
