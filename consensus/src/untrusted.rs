@@ -116,6 +116,8 @@ pub fn wrap(kind: Kind, from: u64, to: u64, body: Vec<u8>) -> Vec<u8> {
             deadline_ms: 200,
             relay: false,
             asked_since: None,
+            origin: 0,
+            repeated: false,
         }
         .encode_to_vec(),
         Kind::ReadIndex | Kind::Heartbeat | Kind::HeartbeatAnswer => body,

@@ -60,6 +60,22 @@ impl Guard {
                 self.me
             )));
         }
+        self.check_member(peer)?;
+        Ok(peer)
+    }
+
+    /// Checks for whom a member passes a call on: it may not have heard yet that this one was removed. 0: for nobody.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`: it is no member. `NOT_FOUND`: it was removed for good.
+    pub(crate) fn check_origin(&self, origin: u64) -> Result<(), Status> {
+        if origin == 0 {
+            return Ok(());
+        }
+        self.check_member(ServerId(origin))
+    }
+
+    fn check_member(&self, peer: ServerId) -> Result<(), Status> {
         let applied = self.applied.borrow();
         // A member that has just joined learns from the first calls who is in the cluster.
         let is_new_here = applied.state.members.is_empty();
@@ -73,7 +89,7 @@ impl Guard {
                 "server {peer} is not a member of the cluster"
             )));
         }
-        Ok(peer)
+        Ok(())
     }
 }
 
@@ -104,24 +120,38 @@ mod tests {
         (member.id, member)
     }
 
-    fn refusal(members: &[u64], peer: Option<u64>, from: u64, to: u64) -> Option<Code> {
-        let members = members.iter().map(|id| member(*id)).collect();
+    /// The guard of server 1.
+    fn guard(members: &[u64], removed: &[u64]) -> Guard {
         let state = Arc::new(ClusterState {
-            members,
+            members: members.iter().map(|id| member(*id)).collect(),
+            removed: removed.iter().copied().map(ServerId).collect(),
             ..ClusterState::default()
         });
         let (_sender, applied) = watch::channel(Applied {
             position: crate::LogPosition { term: 1, index: 1 },
             state,
         });
-        let guard = Guard {
+        Guard {
             me: ServerId(1),
             applied,
-        };
-        guard
+        }
+    }
+
+    fn refusal(members: &[u64], peer: Option<u64>, from: u64, to: u64) -> Option<Code> {
+        guard(members, &[])
             .check_peer(peer.map(|id| Peer(ServerId(id))), from, to)
             .err()
             .map(|status| status.code())
+    }
+
+    #[test]
+    fn regression_a_relay_lends_its_name_to_nobody_who_was_removed() {
+        let guard = guard(&[1, 2, 3], &[4]);
+        let refusal = |origin| guard.check_origin(origin).err().map(|status| status.code());
+        assert_eq!(refusal(0), None, "the caller asks for itself");
+        assert_eq!(refusal(3), None);
+        assert_eq!(refusal(4), Some(Code::NotFound), "removed");
+        assert_eq!(refusal(5), Some(Code::PermissionDenied), "never a member");
     }
 
     #[test]

@@ -132,12 +132,14 @@ pub(crate) struct Proposer {
     pub(crate) recent: Recent,
 }
 
-/// One proposal, as it is asked for once more.
+/// One attempt at a proposal; the fields as in `ProposeRequest`.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     proposal: &'a Proposal,
-    /// As in `ProposeRequest`.
     since: Option<u64>,
+    is_repeated: bool,
+    /// `None`: for this member itself.
+    origin: Option<ServerId>,
     until: Instant,
 }
 
@@ -174,7 +176,9 @@ impl Proposer {
             let leader = self.leader();
             let asked = Asked {
                 proposal: &proposal,
-                since: may_be_in_a_log.then_some(begun_at),
+                since: Some(begun_at),
+                is_repeated: may_be_in_a_log,
+                origin: None,
                 until,
             };
             let attempt = match self.route(leader, turn) {
@@ -215,25 +219,26 @@ impl Proposer {
 
     /// Writes to the local Raft, which refuses unless it leads; what an earlier attempt has come to counts.
     async fn attempt_here(&self, asked: Asked<'_>) -> Attempt {
-        let known = || {
-            asked
-                .since
-                .map(|since| self.recent.since(since, asked.proposal))
+        let known = || match asked.since {
+            Some(since) => self.recent.since(since, asked.proposal),
+            None => Known::NotAccepted,
         };
         match known() {
-            Some(Known::Accepted(accepted)) => return Attempt::Decided(Outcome(Ok(accepted))),
+            Known::Accepted(accepted) => return Attempt::Decided(Outcome(Ok(accepted))),
             // Written again it could be done twice.
-            Some(Known::Forgotten) => return Attempt::Forgotten,
-            None | Some(Known::NotAccepted) => {}
+            Known::Forgotten if asked.is_repeated => return Attempt::Forgotten,
+            Known::NotAccepted | Known::Forgotten => {}
         }
         let written = self.write_here(asked.proposal).await;
         match (&written, known()) {
-            // The earlier attempt was applied meanwhile, and is why this one was refused.
-            (Attempt::Decided(Outcome(Err(_))), Some(Known::Accepted(accepted))) => {
+            // Another attempt was applied meanwhile, and is why this one was refused.
+            (Attempt::Decided(Outcome(Err(_))), Known::Accepted(accepted)) => {
                 Attempt::Decided(Outcome(Ok(accepted)))
             }
-            (Attempt::Decided(Outcome(Err(_))), Some(Known::Forgotten)) => Attempt::Forgotten,
-            (_, None | Some(Known::Accepted(_) | Known::NotAccepted | Known::Forgotten)) => written,
+            (Attempt::Decided(Outcome(Err(_))), Known::Forgotten) if asked.is_repeated => {
+                Attempt::Forgotten
+            }
+            (_, Known::Accepted(_) | Known::NotAccepted | Known::Forgotten) => written,
         }
     }
 
@@ -283,6 +288,8 @@ impl Proposer {
             deadline_ms: milliseconds_until(asked.until),
             relay,
             asked_since: asked.since,
+            origin: asked.origin.map_or(0, |origin| origin.0),
+            repeated: asked.is_repeated,
         };
         let mut client = ProposalsClient::new(channel);
         let answer = tokio::select! {
@@ -439,6 +446,7 @@ impl proposals_server::Proposals for ProposalService {
             request.get_ref().from,
             request.get_ref().to,
         )?;
+        self.guard.check_origin(request.get_ref().origin)?;
         let request = request.into_inner();
         let proposal: Proposal = decode(&request.proposal)
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
@@ -447,6 +455,8 @@ impl proposals_server::Proposals for ProposalService {
         let asked = Asked {
             proposal: &proposal,
             since: request.asked_since,
+            is_repeated: request.repeated,
+            origin: Some(ServerId(request.from)),
             until,
         };
         let attempting = async {

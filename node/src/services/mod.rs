@@ -1,5 +1,6 @@
 //! What others may ask of this daemon: people through the administration API, other servers through the peer API.
 
+mod caller;
 mod change;
 mod cluster;
 mod control;

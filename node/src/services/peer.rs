@@ -19,6 +19,7 @@ use consensus::state::{
 };
 use tonic::{Request, Response, Status};
 
+use super::caller::{Caller, Standing};
 use super::change::{CATCH_UP_MAX, CHANGE_DEADLINE, require_module};
 use super::cluster::parse;
 use super::errands::Errands;
@@ -33,6 +34,7 @@ use crate::security::{Enrolment, JoinToken, Security};
 
 /// Longest name of whoever asks to be let in.
 const AUTHOR_MAX: usize = 200;
+const NOT_ANSWERED: &str = "not answered";
 
 /// The `Peer` service, on the common port.
 pub struct PeerService {
@@ -58,26 +60,34 @@ impl PeerService {
         PeerServer::new(self).max_encoding_message_size(packages::PACKAGE_BYTES_MAX + (1 << 20))
     }
 
-    /// Everything but joining is for members only. Whoever joined a moment ago may not be applied here yet: before a certificate
-    /// of the cluster counts as nobody's the majority is asked (R13).
-    async fn require_peer(&self, shown: Option<ServerId>) -> Result<ServerId, Refusal> {
-        const WHAT: &str = "not answered";
-        let nobody = || Refusal::forbidden(WHAT, "the caller shows no certificate of a member");
-        let peer = shown.ok_or_else(nobody)?;
-        let state = self.member.state();
-        if state.removed.contains(&peer) {
-            let why = format!("server {peer} was removed from the cluster for good");
-            return Err(Refusal::unknown(WHAT, why));
+    /// Everything but joining is for members only, and for members who ask over others.
+    async fn require_peer(&self, caller: Caller) -> Result<ServerId, Refusal> {
+        let peer = caller.shown().ok_or_else(nobody)?;
+        self.require_member(peer).await?;
+        if let Some(origin) = caller.origin() {
+            self.require_member(origin).await?;
         }
-        if state.members.contains_key(&peer) {
-            return Ok(peer);
+        Ok(peer)
+    }
+
+    /// Whoever joined a moment ago may not be applied here yet: before a certificate of the cluster counts as nobody's the
+    /// majority is asked (R13).
+    async fn require_member(&self, server: ServerId) -> Result<(), Refusal> {
+        match Standing::of(server, &self.member.state()) {
+            Standing::Member => return Ok(()),
+            Standing::Removed => return Err(removed(server)),
+            Standing::Unknown => {}
         }
-        match self.member.consensus.read_index(CATCH_UP_MAX).await {
-            Ok(newest) if newest.members.contains_key(&peer) => Ok(peer),
-            Ok(_) => Err(nobody()),
-            Err(error) => Err(nobody().also(&format!(
+        let newest = self.member.consensus.read_index(CATCH_UP_MAX).await;
+        let newest = newest.map_err(|error| {
+            nobody().also(&format!(
                 "this server may not have heard of the newest: {error}"
-            ))),
+            ))
+        })?;
+        match Standing::of(server, &newest) {
+            Standing::Member => Ok(()),
+            Standing::Removed => Err(removed(server)),
+            Standing::Unknown => Err(nobody()),
         }
     }
 
@@ -235,10 +245,13 @@ impl PeerService {
     }
 }
 
-/// Whose certificate the caller shows.
-fn shown<T>(request: &Request<T>) -> Option<ServerId> {
-    let peer = request.extensions().get::<consensus::Peer>();
-    peer.map(|peer| peer.0)
+fn nobody() -> Refusal {
+    Refusal::forbidden(NOT_ANSWERED, "the caller shows no certificate of a member")
+}
+
+fn removed(server: ServerId) -> Refusal {
+    let why = format!("server {server} was removed from the cluster for good");
+    Refusal::unknown(NOT_ANSWERED, why)
 }
 
 #[tonic::async_trait]
@@ -262,11 +275,11 @@ impl Peer for PeerService {
         request: Request<RecallRequest>,
     ) -> Result<Response<RecallReply>, Status> {
         let state = self.member.state();
-        let peer = match shown(&request) {
+        let peer = match Caller::of(&request).shown() {
             // Whoever has applied nothing yet, and so knows nobody, remembers nothing. That is an answer: when it is so with
             // everybody after a blackout, all wait for each other.
             Some(peer) if state.members.is_empty() => peer,
-            Some(_) | None => self.require_peer(shown(&request)).await?,
+            Some(_) | None => self.require_peer(Caller::of(&request)).await?,
         };
         let record = state.members.get(&peer);
         let log = self.member.consensus.remembered(peer);
@@ -279,7 +292,7 @@ impl Peer for PeerService {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         const WHAT: &str = "the certificate was not renewed";
-        let peer = self.require_peer(shown(&request)).await?;
+        let peer = self.require_peer(Caller::of(&request)).await?;
         let state = self.member.state();
         let Some(record) = state.members.get(&peer) else {
             return Err(Refusal::forbidden(WHAT, "the caller is no member").into());
@@ -302,7 +315,7 @@ impl Peer for PeerService {
         request: Request<FetchPackageRequest>,
     ) -> Result<Response<FetchPackageReply>, Status> {
         const WHAT: &str = "no package was sent";
-        self.require_peer(shown(&request)).await?;
+        self.require_peer(Caller::of(&request)).await?;
         let hash: [u8; 32] = request
             .into_inner()
             .hash
@@ -321,7 +334,7 @@ impl Peer for PeerService {
         request: Request<ReportRequest>,
     ) -> Result<Response<ServerModuleReply>, Status> {
         const WHAT: &str = "there is no report";
-        self.require_peer(shown(&request)).await?;
+        self.require_peer(Caller::of(&request)).await?;
         let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
         Ok(Response::new(super::state::own(
             &self.daemon,
@@ -335,7 +348,7 @@ impl Peer for PeerService {
         request: Request<DivergedRequest>,
     ) -> Result<Response<DivergedServer>, Status> {
         const WHAT: &str = "there is nothing to list";
-        self.require_peer(shown(&request)).await?;
+        self.require_peer(Caller::of(&request)).await?;
         let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
         let reply = super::diverged::here(&self.daemon, &self.member, &record).await?;
         Ok(Response::new(reply))
@@ -346,7 +359,7 @@ impl Peer for PeerService {
         request: Request<DiscardDivergedRequest>,
     ) -> Result<Response<ChangeReply>, Status> {
         const WHAT: &str = "nothing was discarded";
-        self.require_peer(shown(&request)).await?;
+        self.require_peer(Caller::of(&request)).await?;
         let request = request.into_inner();
         let record = require_module(&self.member, WHAT, &request.module).await?;
         let reply =
@@ -358,7 +371,7 @@ impl Peer for PeerService {
         &self,
         request: Request<ControlRequest>,
     ) -> Result<Response<ChangeReply>, Status> {
-        self.require_peer(shown(&request)).await?;
+        self.require_peer(Caller::of(&request)).await?;
         let request = request.into_inner();
         let (daemon, errand) = (Arc::clone(&self.daemon), request.errand.clone());
         let work = async move { control::control_here(&daemon, &request).await };
@@ -370,18 +383,18 @@ impl Peer for PeerService {
         request: Request<CheckModuleRequest>,
     ) -> Result<Response<CheckModuleReply>, Status> {
         const WHAT: &str = "the module was not installed";
-        self.require_peer(shown(&request)).await?;
+        self.require_peer(Caller::of(&request)).await?;
         fitness::check_here(&self.member, WHAT, &request.into_inner()).await?;
         Ok(Response::new(CheckModuleReply {}))
     }
 
     async fn relay(&self, request: Request<RelayRequest>) -> Result<Response<RelayReply>, Status> {
         const WHAT: &str = "nothing was passed on";
-        self.require_peer(shown(&request)).await?;
+        let origin = self.require_peer(Caller::of(&request)).await?;
         let RelayRequest { to, call } = request.into_inner();
         let call =
             call.ok_or_else(|| Refusal::invalid(WHAT, "this version does not know what is asked"))?;
-        let outcome = reach::directly(&self.member, ServerId(to), call).await;
+        let outcome = reach::directly(&self.member, ServerId(to), call, Some(origin)).await;
         Ok(Response::new(RelayReply {
             outcome: Some(outcome),
         }))

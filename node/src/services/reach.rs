@@ -16,6 +16,7 @@ use prost::Message as _;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use super::caller;
 use super::refusal::{Refusal, chain};
 use crate::member::Member;
 
@@ -42,7 +43,7 @@ pub(super) async fn ask(
     for way in ways_to(member, to) {
         let (outcome, by) = match way {
             Way::Directly => (
-                directly(member, to, call.clone()).await,
+                directly(member, to, call.clone(), None).await,
                 "directly".to_owned(),
             ),
             Way::Over(via) => (
@@ -104,8 +105,13 @@ fn ways(hears_it: bool, others: impl Iterator<Item = (ServerId, bool)>) -> Vec<W
     ways.into_iter().map(|(_, way)| way).collect()
 }
 
-/// Asks `to` itself.
-pub(super) async fn directly(member: &Member, to: ServerId, call: Call) -> Outcome {
+/// Asks `to` itself, for this server or for `origin`.
+pub(super) async fn directly(
+    member: &Member,
+    to: ServerId,
+    call: Call,
+    origin: Option<ServerId>,
+) -> Outcome {
     let channel = match dial(member, to).await {
         Ok(channel) => channel,
         Err(missed) => return missed,
@@ -113,23 +119,23 @@ pub(super) async fn directly(member: &Member, to: ServerId, call: Call) -> Outco
     let mut client = PeerClient::new(channel);
     let answered = match call {
         Call::Control(request) => client
-            .control(request)
+            .control(caller::request(request, origin))
             .await
             .map(|reply| Outcome::Changed(reply.into_inner())),
         Call::CheckModule(request) => client
-            .check_module(request)
+            .check_module(caller::request(request, origin))
             .await
             .map(|reply| Outcome::Checked(reply.into_inner())),
         Call::Report(request) => client
-            .report(request)
+            .report(caller::request(request, origin))
             .await
             .map(|reply| Outcome::Report(reply.into_inner())),
         Call::Diverged(request) => client
-            .diverged(request)
+            .diverged(caller::request(request, origin))
             .await
             .map(|reply| Outcome::Diverged(reply.into_inner())),
         Call::DiscardDiverged(request) => client
-            .discard_diverged(request)
+            .discard_diverged(caller::request(request, origin))
             .await
             .map(|reply| Outcome::Changed(reply.into_inner())),
     };
