@@ -630,11 +630,12 @@ impl Daemon {
     }
 }
 
-/// Asks every agent, and waits for their answers. One that does not listen any more has nothing left.
+/// Asks every agent, however busy, and waits for their answers. One that does not listen any more has nothing left.
 async fn ask_all(agents: &[AgentHandle], request: impl Fn(oneshot::Sender<()>) -> Request) {
-    let answers = agents.iter().filter_map(|agent| {
+    let answers = agents.iter().map(|agent| {
         let (done, left) = oneshot::channel();
-        agent.ask(request(done)).then_some(left)
+        let request = request(done);
+        async move { agent.ask_when_free(request).await && left.await.is_ok() }
     });
     futures_util::future::join_all(answers).await;
 }

@@ -67,6 +67,11 @@ impl AgentHandle {
         self.requests.try_send(request).is_ok()
     }
 
+    /// Hands a request to the agent, once it has room for it; false when the agent has ended.
+    pub async fn ask_when_free(&self, request: Request) -> bool {
+        self.requests.send(request).await.is_ok()
+    }
+
     /// Nothing of the agent is left.
     pub fn has_ended(&self) -> bool {
         self.requests.is_closed()
@@ -691,4 +696,26 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> anyhow::Result<T> {
     Ok(tokio::task::spawn_blocking(work).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn regression_a_busy_agent_is_told_to_leave_all_the_same() {
+        let (requests, mut incoming) = mpsc::channel(1);
+        let (_reported, report) = watch::channel(Report::default());
+        let agent = AgentHandle { requests, report };
+        let leave = || Request::Leave {
+            done: oneshot::channel().0,
+        };
+        assert!(agent.ask(leave()));
+        assert!(!agent.ask(leave()), "there is no room for another one");
+        let asking = tokio::spawn(async move { agent.ask_when_free(leave()).await });
+        for _ in 0..2 {
+            assert!(matches!(incoming.recv().await, Some(Request::Leave { .. })));
+        }
+        assert!(asking.await.unwrap());
+    }
 }

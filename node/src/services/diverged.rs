@@ -229,8 +229,9 @@ pub(super) async fn discard_here(
     let line = if was_there {
         format!("module {}: set {id} on {name} is removed", record.name)
     } else {
+        // Never made, or removed by the same command, whose first answer got lost: both are true of it.
         format!(
-            "module {}: nothing will be set aside of the copy on {name}",
+            "module {}: of set {id} nothing is on {name}, and nothing will be set aside",
             record.name
         )
     };

@@ -16,12 +16,19 @@ const SPARE_BYTES_MAX: usize = 1 << 20;
 /// The end of the stream of bytes that goes to the peer. Positions count all bytes since the session began.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    batches: VecDeque<Vec<u8>>,
+    batches: VecDeque<Batch>,
     /// Position of the first byte of `batches`.
     from: u64,
     /// Position behind the last byte.
     to: u64,
     spare: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Position behind its last byte.
+    to: u64,
 }
 
 impl Kept {
@@ -35,7 +42,10 @@ impl Kept {
             return Ok(());
         }
         self.to += batch.len() as u64;
-        self.batches.push_back(batch);
+        self.batches.push_back(Batch {
+            bytes: batch,
+            to: self.to,
+        });
         match self.to - self.from {
             bytes if bytes > KEPT_BYTES_MAX => Err(LinkError::Unconfirmed { bytes }),
             _ => Ok(()),
@@ -50,14 +60,14 @@ impl Kept {
         if position > self.to {
             return Err(out_of_range(position));
         }
-        while let Some(first) = self.batches.front() {
-            let end = self.from + first.len() as u64;
-            if end > position {
-                break;
-            }
-            self.from = end;
+        while self
+            .batches
+            .front()
+            .is_some_and(|first| first.to <= position)
+        {
             if let Some(batch) = self.batches.pop_front() {
-                self.give_back(batch);
+                self.from = batch.to;
+                self.give_back(batch.bytes);
             }
         }
         Ok(())
@@ -77,20 +87,13 @@ impl Kept {
 
     /// The bytes from `position` to the end of their batch; none at the end.
     pub(super) fn after(&self, position: u64) -> &[u8] {
-        let mut end = self.to;
-        // From the back: what was sent last is what is asked for.
-        for batch in self.batches.iter().rev() {
-            let start = end - batch.len() as u64;
-            if position >= end {
-                break;
-            }
-            if position >= start {
-                // Within the batch, so it fits.
-                return &batch[(position - start) as usize..];
-            }
-            end = start;
-        }
-        &[]
+        let holder = self.batches.partition_point(|batch| batch.to <= position);
+        let Some(batch) = self.batches.get(holder) else {
+            return &[];
+        };
+        let start = batch.to - batch.bytes.len() as u64;
+        // Within the batch, so it fits. What lies before all that is kept is never asked for (`check`).
+        &batch.bytes[position.saturating_sub(start) as usize..]
     }
 
     /// An empty buffer.
