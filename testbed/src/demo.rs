@@ -11,7 +11,6 @@ use crate::scenario::figures::Figures;
 use crate::wait;
 use anyhow::Context as _;
 use narrator::Narrator;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,12 +88,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// PostgreSQL where it is installed, the embedded ledger elsewhere.
 fn installed() -> Application {
-    let has_server = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|versions| {
-        versions
-            .flatten()
-            .any(|version| version.path().join("bin/postgres").exists())
-    });
-    if has_server && Path::new("/etc/passwd").exists() {
+    if Application::Postgresql.is_installed() {
         Application::Postgresql
     } else {
         Application::Ledger

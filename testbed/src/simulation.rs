@@ -1,5 +1,5 @@
-//! The whole control plane in virtual time: two servers and a witness, their clocks, disks and links, on one thread, from
-//! one seed.
+//! The whole control plane in virtual time: two servers and a witness, in some runs two servers
+//! more that only vote, their clocks, disks and links, on one thread, from one seed.
 //!
 //! What runs is the product's own code where it decides: `consensus::state` applies, `consensus::liveness` grants and
 //! declares, `node::core` says what should run, with which right, and what comes next about the peer, `fs_mirror`'s core

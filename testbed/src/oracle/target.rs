@@ -33,6 +33,20 @@ impl Application {
         }
     }
 
+    /// PostgreSQL is wherever the distribution's package is; the ledger is part of the testbed.
+    pub fn is_installed(self) -> bool {
+        match self {
+            Application::Ledger => true,
+            Application::Postgresql => {
+                std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|versions| {
+                    versions
+                        .flatten()
+                        .any(|version| version.path().join("bin/postgres").exists())
+                })
+            }
+        }
+    }
+
     fn port(self) -> u16 {
         match self {
             Application::Ledger => 8080,

@@ -10,7 +10,7 @@ use super::agent::Agent;
 use super::clock::{MS, SECOND};
 use super::member::id;
 use super::message::Place;
-use super::network::{LANS_MAX, PLACES};
+use super::network::{LANS_MAX, PLACES_MAX};
 use super::proposals::Proposals;
 use super::raft::{Raft, Role, Sync, Todo};
 
@@ -31,8 +31,8 @@ pub(super) struct Daemon {
     pub(super) watcher: Watcher,
     pub(super) holder: LeaseHolder,
     pub(super) lease_until: BootTime,
-    pub(super) heard: [[Option<BootTime>; LANS_MAX]; PLACES],
-    pub(super) reports: [u8; PLACES],
+    pub(super) heard: [[Option<BootTime>; LANS_MAX]; PLACES_MAX],
+    pub(super) reports: [u8; PLACES_MAX],
     pub(super) beat_due: BootTime,
     pub(super) beat_ns: u64,
     pub(super) handed_over_at: Option<BootTime>,
@@ -44,6 +44,11 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
+    /// The members of the cluster.
+    pub(super) fn places(&self) -> std::ops::Range<Place> {
+        0..self.raft.places
+    }
+
     pub(super) fn hears(&self, place: Place, now: BootTime) -> bool {
         let newest = self.heard[place].iter().flatten().max();
         newest.is_some_and(|heard| now.ns_since(*heard) < LAN_SILENT)
@@ -66,7 +71,8 @@ impl Daemon {
             return;
         }
         let voters = self.state.voters();
-        let hears = (0..PLACES)
+        let hears = self
+            .places()
             .filter(|place| self.hears(*place, now))
             .map(id)
             .collect();
@@ -76,10 +82,12 @@ impl Daemon {
             } else {
                 0
             };
-            let heard = (0..PLACES).filter(move |other| report & (1 << other) != 0);
+            let heard = self
+                .places()
+                .filter(move |other| report & (1 << other) != 0);
             (id(place), heard.map(id).collect())
         };
-        let reports: BTreeMap<_, _> = (0..PLACES).map(heard_by).collect();
+        let reports: BTreeMap<_, _> = self.places().map(heard_by).collect();
         if let Some(successor) = better_leader(id(me), &voters, &hears, &reports) {
             self.handed_over_at = Some(now);
             self.raft.hand_over(successor.0 as usize - 1, todo);

@@ -1,8 +1,9 @@
 //! What goes wrong in a run, drawn from its seed: a few kinds of fault per run, so that each run looks different.
 
 use super::clock::{MS, SECOND};
+use super::member::holds_copies;
 use super::message::{Channel, Place};
-use super::network::{Link, PLACES};
+use super::network::Link;
 use super::random::Random;
 
 /// The kinds of fault.
@@ -140,7 +141,13 @@ pub(super) const LATENCY_USUAL_US: (u64, u64) = (80, 400);
 const KINDS_MAX: u64 = 4;
 
 /// Draws the faults of a run that lasts until `end`.
-pub(super) fn draw(random: &mut Random, end: u64, modules: usize, lans: usize) -> Plan {
+pub(super) fn draw(
+    random: &mut Random,
+    end: u64,
+    places: usize,
+    modules: usize,
+    lans: usize,
+) -> Plan {
     let mut plan = Plan::default();
     let kinds: Vec<Kind> = (0..random.between(1, KINDS_MAX))
         .map(|_| random.pick(&KINDS))
@@ -156,6 +163,7 @@ pub(super) fn draw(random: &mut Random, end: u64, modules: usize, lans: usize) -
         let draft = Draft {
             at,
             until: at + length.min(longest),
+            places,
             modules,
             lans,
         };
@@ -171,25 +179,27 @@ pub(super) fn draw(random: &mut Random, end: u64, modules: usize, lans: usize) -
 struct Draft {
     at: u64,
     until: u64,
+    places: usize,
     modules: usize,
     lans: usize,
 }
 
 impl Draft {
     fn add(self, kind: Kind, random: &mut Random, plan: &mut Plan) {
-        let place = random.between(0, 2) as Place;
+        let place = random.between(0, self.places as u64 - 1) as Place;
         let server = random.between(0, 1) as Place;
         let module = random.between(0, self.modules as u64 - 1) as usize;
         match kind {
             Kind::IsolateOne => self.cut(self.links(|a, b| a == place || b == place), plan),
-            Kind::CutPair => self.cut(self.links(|a, b| a != 2 && b != 2), plan),
+            Kind::CutPair => self.cut(self.links(|a, b| holds_copies(a) && holds_copies(b)), plan),
             Kind::CutOneWay => {
-                let (from, to) = one_way(random);
+                let (from, to) = self.one_way(random);
                 self.cut(self.links(|a, b| (a, b) == (from, to)), plan);
             }
             Kind::CutSeveralOneWay => {
-                let mask = random.between(1, 63);
-                let links = self.links(|a, b| mask & (1 << bit(a, b)) != 0);
+                let directions = self.places * (self.places - 1);
+                let mask = random.between(1, (1 << directions) - 1);
+                let links = self.links(|a, b| mask & (1 << self.bit(a, b)) != 0);
                 self.cut(links, plan);
             }
             Kind::CutMirror => self.cut_channel(Channel::Mirror, |_, _| true, plan),
@@ -198,7 +208,7 @@ impl Draft {
                 self.cut_channel(Channel::Control, far, plan);
             }
             Kind::CutBeats => {
-                let (from, to) = one_way(random);
+                let (from, to) = self.one_way(random);
                 self.cut_channel(Channel::Beats, move |a, b| (a, b) == (from, to), plan);
             }
             Kind::LoseLan => {
@@ -238,7 +248,7 @@ impl Draft {
             ),
             Kind::Freeze => self.between(Deed::Freeze { place }, Deed::Thaw { place }, plan),
             Kind::FreezeAll => {
-                for place in 0..PLACES {
+                for place in 0..self.places {
                     self.between(Deed::Freeze { place }, Deed::Thaw { place }, plan);
                 }
             }
@@ -252,7 +262,7 @@ impl Draft {
             }
             Kind::RestartLoop => self.restart_loop(place, random, plan),
             Kind::Blackout => {
-                for place in 0..PLACES {
+                for place in 0..self.places {
                     let power = true;
                     let late = random.between(0, 3000) * MS;
                     plan.deeds.push((self.at, Deed::Crash { place, power }));
@@ -308,8 +318,8 @@ impl Draft {
     fn links(self, is_hit: impl Fn(Place, Place) -> bool) -> Vec<Link> {
         let mut links = Vec::new();
         for lan in 0..self.lans {
-            for from in 0..PLACES {
-                for to in (0..PLACES).filter(|to| *to != from && is_hit(from, *to)) {
+            for from in 0..self.places {
+                for to in (0..self.places).filter(|to| *to != from && is_hit(from, *to)) {
                     links.push(Link { from, to, lan });
                 }
             }
@@ -336,7 +346,7 @@ impl Draft {
     }
 
     fn flap(self, random: &mut Random, plan: &mut Plan) {
-        let (from, to) = one_way(random);
+        let (from, to) = self.one_way(random);
         let links = self.links(|a, b| (a, b) == (from, to) || (b, a) == (from, to));
         let mut at = self.at;
         while at + 400 * MS < self.until {
@@ -348,24 +358,29 @@ impl Draft {
         }
     }
 
-    /// What was committed before the wipe is known to the wiped member and to one that now loses power; the third heard
-    /// nothing of it. If the wiped one voted again, the two could elect a leader that lacks it (R12).
+    /// What was committed before the wipe is known to the wiped member and to those that now lose power; the others heard
+    /// nothing of it. If the wiped one voted again, it and they could elect a leader that lacks it (R12).
     fn leave_only_wiped_and_lagging(self, wiped: Place, random: &mut Random, plan: &mut Plan) {
-        let (lagging, gone) = match random.between(0, 1) {
-            0 => ((wiped + 1) % PLACES, (wiped + 2) % PLACES),
-            _ => ((wiped + 2) % PLACES, (wiped + 1) % PLACES),
-        };
+        let mut others: Vec<Place> = (1..self.places)
+            .map(|step| (wiped + step) % self.places)
+            .collect();
+        if random.between(0, 1) == 1 {
+            others.reverse();
+        }
+        let (lagging, gone) = others.split_at(self.places / 2);
         let before = Draft {
             at: self.at.saturating_sub(3 * SECOND),
             until: self.at,
             ..self
         };
-        before.cut(self.links(|a, b| a == lagging || b == lagging), plan);
+        let is_far = |a: Place, b: Place| lagging.contains(&a) != lagging.contains(&b);
+        before.cut(self.links(is_far), plan);
         let power = true;
-        plan.deeds
-            .push((self.at, Deed::Crash { place: gone, power }));
-        plan.deeds
-            .push((self.until + 4 * SECOND, Deed::Boot { place: gone }));
+        for &place in gone {
+            plan.deeds.push((self.at, Deed::Crash { place, power }));
+            plan.deeds
+                .push((self.until + 4 * SECOND, Deed::Boot { place }));
+        }
     }
 
     fn restart_loop(self, place: Place, random: &mut Random, plan: &mut Plan) {
@@ -383,15 +398,16 @@ impl Draft {
             at += random.between(20, 900) * MS;
         }
     }
-}
 
-fn one_way(random: &mut Random) -> (Place, Place) {
-    let from = random.between(0, 2) as Place;
-    let to = (from + random.between(1, 2) as Place) % PLACES;
-    (from, to)
-}
+    fn one_way(self, random: &mut Random) -> (Place, Place) {
+        let last = self.places as u64 - 1;
+        let from = random.between(0, last) as Place;
+        let to = (from + random.between(1, last) as Place) % self.places;
+        (from, to)
+    }
 
-/// Number of a directed link, 0 to 5.
-fn bit(from: Place, to: Place) -> usize {
-    from * (PLACES - 1) + if to < from { to } else { to - 1 }
+    /// Number of a directed link.
+    fn bit(self, from: Place, to: Place) -> usize {
+        from * (self.places - 1) + if to < from { to } else { to - 1 }
+    }
 }

@@ -1,4 +1,4 @@
-//! How a run begins: two servers and a witness, and modules that lead alone for the first time.
+//! How a run begins: two servers and who votes with them, and modules that lead alone for the first time.
 
 use std::sync::Arc;
 
@@ -7,13 +7,14 @@ use consensus::state::{
     NewMember, PackageHash, Proposal, Wanted,
 };
 
-use super::member::{id, module_names};
-use super::network::PLACES;
+use super::member::{id, is_witness, module_names};
 use super::outside::NAMES;
 use super::raft::{Durable, Entry};
 
 #[derive(Debug)]
 pub(super) struct Genesis {
+    /// Members of the cluster, the servers first.
+    pub(super) places: usize,
     pub(super) lease_ms: u64,
     pub(super) modules: Vec<ModuleName>,
     /// The state after the first entries.
@@ -27,7 +28,7 @@ impl Genesis {
     ///
     /// # Errors
     /// The cluster's rules refused one of the first commands, or a name is none.
-    pub(super) fn new(lease_ms: u64, acks: &[AckMode]) -> anyhow::Result<Self> {
+    pub(super) fn new(places: usize, lease_ms: u64, acks: &[AckMode]) -> anyhow::Result<Self> {
         let modules = module_names(acks.len());
         let info = ClusterInfo {
             id: [0; 16],
@@ -39,11 +40,11 @@ impl Genesis {
             info,
             first: member(0)?,
         }];
-        for place in 1..PLACES {
+        for place in 1..places {
             let token = [place as u8; 32];
             commands.push(Command::CreateToken {
                 token,
-                witness: place == 2,
+                witness: is_witness(place),
                 expires_at_unix_s: u64::MAX,
             });
             commands.push(Command::AddMember {
@@ -96,6 +97,7 @@ impl Genesis {
             commit,
         };
         Ok(Self {
+            places,
             lease_ms,
             modules,
             state,
@@ -107,7 +109,7 @@ impl Genesis {
 fn member(place: usize) -> anyhow::Result<NewMember> {
     Ok(NewMember {
         name: NAMES[place].parse()?,
-        kind: if place == 2 {
+        kind: if is_witness(place) {
             MemberKind::Witness
         } else {
             MemberKind::Server

@@ -13,7 +13,7 @@ use super::daemon::Daemon;
 use super::desk::Desk;
 use super::genesis::Genesis;
 use super::message::{Beat, Message, Place};
-use super::network::{LANS_MAX, PLACES};
+use super::network::{LANS_MAX, PLACES_MAX};
 use super::oracle::{digest, planted_apply};
 use super::outside::{Event, Happening, NAMES, Outside};
 use super::proposals::{Proposals, Purpose, proposal};
@@ -27,6 +27,15 @@ const OPINION_DEADLINE: u64 = SECOND;
 /// The number of the member at `place`.
 pub(super) fn id(place: Place) -> ServerId {
     ServerId(place as u64 + 1)
+}
+
+/// The first two hold the modules' copies; whoever else there is only votes.
+pub(super) fn holds_copies(place: Place) -> bool {
+    place < 2
+}
+
+pub(super) fn is_witness(place: Place) -> bool {
+    place == 2
 }
 
 #[derive(Debug)]
@@ -53,7 +62,7 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(place: Place, clock: Clock, genesis: &Genesis, modules: usize) -> Self {
-        let copies = if place == 2 { 0 } else { modules };
+        let copies = if holds_copies(place) { modules } else { 0 };
         Self {
             place,
             clock,
@@ -109,7 +118,14 @@ impl Member {
         };
         let lease_ns = timing.lease_ns;
         self.daemon = Some(Daemon {
-            raft: Raft::new(self.place, &self.durable, now, &mut out.random, out.bug),
+            raft: Raft::new(
+                self.place,
+                genesis.places,
+                &self.durable,
+                now,
+                &mut out.random,
+                out.bug,
+            ),
             syncs: VecDeque::new(),
             disk_free_at: out.now,
             state,
@@ -117,8 +133,8 @@ impl Member {
             watcher: Watcher::new(watched, me, self.incarnation, now),
             holder: LeaseHolder::new(timing, me, self.incarnation),
             lease_until: BootTime(0),
-            heard: [[None; LANS_MAX]; PLACES],
-            reports: [0; PLACES],
+            heard: [[None; LANS_MAX]; PLACES_MAX],
+            reports: [0; PLACES_MAX],
             beat_due: now,
             beat_ns: timing.heartbeat_ns,
             handed_over_at: None,
@@ -338,12 +354,12 @@ impl Member {
         }
         daemon.beat_due = now.plus_ns(daemon.beat_ns);
         let mut hears = 0;
-        for place in 0..PLACES {
+        for place in daemon.places() {
             if daemon.hears(place, now) {
                 hears |= 1 << place;
             }
         }
-        for to in (0..PLACES).filter(|to| *to != self.place) {
+        for to in daemon.places().filter(|to| *to != self.place) {
             for lan in 0..out.network.lans {
                 let beat = Beat {
                     incarnation: self.incarnation,
@@ -651,7 +667,8 @@ impl Member {
         let through = if daemon.hears(leader, now) {
             leader
         } else {
-            (0..PLACES)
+            daemon
+                .places()
                 .find(|place| *place != self.place && *place != leader && daemon.hears(*place, now))
                 .unwrap_or(leader)
         };

@@ -5,7 +5,8 @@ use super::message::{Channel, Place};
 use super::random::Random;
 
 pub(super) const LANS_MAX: usize = 2;
-pub(super) const PLACES: usize = 3;
+/// The two servers that hold the copies, a witness, and two servers more.
+pub(super) const PLACES_MAX: usize = 5;
 
 /// Retransmission of a lost segment of a connection.
 const RETRANSMIT: u64 = 200 * MS;
@@ -20,9 +21,11 @@ pub(super) struct Link {
 
 #[derive(Debug)]
 pub(super) struct Network {
+    /// Members of the cluster.
+    pub(super) places: usize,
     pub(super) lans: usize,
     /// How many faults cut each of them now.
-    cuts: [[[[u8; 3]; PLACES]; PLACES]; LANS_MAX],
+    cuts: [[[[u8; 3]; PLACES_MAX]; PLACES_MAX]; LANS_MAX],
     /// Microseconds.
     pub(super) latency_us: (u64, u64),
     pub(super) loss_percent: u64,
@@ -31,10 +34,11 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(lans: usize) -> Self {
+    pub(super) fn new(places: usize, lans: usize) -> Self {
         Self {
+            places,
             lans,
-            cuts: [[[[0; 3]; PLACES]; PLACES]; LANS_MAX],
+            cuts: [[[[0; 3]; PLACES_MAX]; PLACES_MAX]; LANS_MAX],
             latency_us: (80, 400),
             loss_percent: 0,
             duplicate_percent: 0,
@@ -52,7 +56,7 @@ impl Network {
     }
 
     pub(super) fn mend_all(&mut self) {
-        *self = Self::new(self.lans);
+        *self = Self::new(self.places, self.lans);
     }
 
     /// A message sent now arrives after these delays: none when it is lost, two when it is duplicated.

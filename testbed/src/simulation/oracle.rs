@@ -6,7 +6,7 @@ use consensus::state::{
 
 use super::copy::Writes;
 use super::member::Member;
-use super::raft::{Entry, MAJORITY};
+use super::raft::{Entry, majority};
 use crate::planted::Bug;
 
 /// A property that did not hold.
@@ -173,7 +173,7 @@ impl Oracle {
                 member.durable.holds(index, entry) || member.lost.holds(index, entry)
             };
             let holders = members.iter().filter(has_it).count();
-            if holders < MAJORITY {
+            if holders < majority(members.len()) {
                 self.report(Broken::NotOnQuorum { index, holders });
             }
         }

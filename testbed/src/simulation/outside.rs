@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use super::faults::Deed;
 use super::message::{Channel, Message, Payload, Place};
-use super::network::{Link, Network, PLACES};
+use super::network::{Link, Network, PLACES_MAX};
 use super::oracle::Oracle;
 use super::raft::Entry;
 use super::random::Random;
@@ -13,7 +13,7 @@ use super::trace::Trace;
 use crate::planted::Bug;
 
 /// The members, as traces call them.
-pub(super) const NAMES: [&str; PLACES] = ["a", "b", "w"];
+pub(super) const NAMES: [&str; PLACES_MAX] = ["a", "b", "w", "x", "y"];
 
 /// What happens to one run of one daemon.
 #[derive(Debug)]
@@ -100,8 +100,8 @@ pub(super) struct Outside {
     pub(super) order: u64,
     pub(super) network: Network,
     /// When the last frame of each stream arrives: a stream keeps its order.
-    pub(super) stream_last: [[u64; PLACES]; PLACES],
-    pub(super) disks_us: [(u64, u64); PLACES],
+    pub(super) stream_last: [[u64; PLACES_MAX]; PLACES_MAX],
+    pub(super) disks_us: [(u64, u64); PLACES_MAX],
     pub(super) random: Random,
     pub(super) trace: Trace,
     pub(super) oracle: Oracle,

@@ -10,7 +10,7 @@ use consensus::state::Proposal;
 
 use super::clock::MS;
 use super::message::Place;
-use super::network::PLACES;
+use super::network::PLACES_MAX;
 use super::random::Random;
 use crate::planted::Bug;
 
@@ -20,7 +20,11 @@ const ELECTION_MS: (u64, u64) = (400, 800);
 const LEADER_FRESH_NS: u64 = ELECTION_MS.0 * MS;
 /// Entries in one message.
 const BATCH_MAX: usize = 32;
-pub(super) const MAJORITY: usize = PLACES / 2 + 1;
+
+/// So many of `places` members decide.
+pub(super) fn majority(places: usize) -> usize {
+    places / 2 + 1
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -149,6 +153,8 @@ pub(super) struct Todo {
 #[derive(Debug)]
 pub(super) struct Raft {
     me: Place,
+    /// Members of the cluster.
+    pub(super) places: usize,
     pub(super) term: u64,
     voted: Option<Place>,
     pub(super) log: Vec<Entry>,
@@ -159,15 +165,16 @@ pub(super) struct Raft {
     election_due: BootTime,
     beat_due: BootTime,
     /// Per follower: the entry to send next, the last one sent, the last one known to be on its disk.
-    next: [usize; PLACES],
-    sent: [usize; PLACES],
-    matched: [usize; PLACES],
+    next: [usize; PLACES_MAX],
+    sent: [usize; PLACES_MAX],
+    matched: [usize; PLACES_MAX],
     bug: Option<Bug>,
 }
 
 impl Raft {
     pub(super) fn new(
         me: Place,
+        places: usize,
         durable: &Durable,
         now: BootTime,
         random: &mut Random,
@@ -175,6 +182,7 @@ impl Raft {
     ) -> Self {
         let mut raft = Self {
             me,
+            places,
             term: durable.term,
             voted: durable.voted,
             log: durable.log.clone(),
@@ -184,9 +192,9 @@ impl Raft {
             leader_heard: None,
             election_due: now,
             beat_due: now,
-            next: [1; PLACES],
-            sent: [0; PLACES],
-            matched: [0; PLACES],
+            next: [1; PLACES_MAX],
+            sent: [0; PLACES_MAX],
+            matched: [0; PLACES_MAX],
             bug,
         };
         raft.wait_for_leader(now, random);
@@ -214,7 +222,7 @@ impl Raft {
 
     fn others(&self) -> impl Iterator<Item = Place> + use<> {
         let me = self.me;
-        (0..PLACES).filter(move |place| *place != me)
+        (0..self.places).filter(move |place| *place != me)
     }
 
     fn persist(
@@ -278,9 +286,9 @@ impl Raft {
     fn lead(&mut self, now: BootTime, todo: &mut Todo) {
         self.role = Role::Leader;
         self.leader = Some(self.me);
-        self.next = [self.log.len() + 1; PLACES];
-        self.sent = [self.log.len(); PLACES];
-        self.matched = [0; PLACES];
+        self.next = [self.log.len() + 1; PLACES_MAX];
+        self.sent = [self.log.len(); PLACES_MAX];
+        self.matched = [0; PLACES_MAX];
         self.append(None, now, todo);
     }
 
@@ -357,7 +365,7 @@ impl Raft {
                 {
                     let votes = votes | 1 << from;
                     self.role = Role::PreCandidate(votes);
-                    if votes.count_ones() as usize >= MAJORITY {
+                    if votes.count_ones() as usize >= majority(self.places) {
                         self.campaign(now, random, todo);
                     }
                 } else if !is_granted {
@@ -373,7 +381,7 @@ impl Raft {
                 {
                     let votes = votes | 1 << from;
                     self.role = Role::Candidate(votes);
-                    let is_elected = votes.count_ones() as usize >= MAJORITY;
+                    let is_elected = votes.count_ones() as usize >= majority(self.places);
                     if is_elected || self.bug == Some(Bug::VoteWithoutQuorum) {
                         self.lead(now, todo);
                     }
@@ -519,10 +527,11 @@ impl Raft {
         self.matched[from] = self.matched[from].max(index);
         self.next[from] = self.next[from].max(index + 1);
         let mut matched = self.matched;
+        let matched = &mut matched[..self.places];
         matched.sort_unstable();
         let on_majority = match self.bug {
             Some(Bug::CommitWithoutQuorum) => self.matched[self.me],
-            _ => matched[PLACES - MAJORITY],
+            _ => matched[self.places - majority(self.places)],
         };
         if on_majority > self.commit && self.term_at(on_majority) == self.term {
             self.commit = on_majority;

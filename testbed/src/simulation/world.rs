@@ -9,9 +9,9 @@ use super::Options;
 use super::clock::{Clock, DRIFT_PPM_MAX, MS, SECOND};
 use super::faults::{DISK_USUAL_US, Deed, Plan, draw};
 use super::genesis::Genesis;
-use super::member::{Member, id};
+use super::member::{Member, holds_copies, id};
 use super::message::{Channel, Place};
-use super::network::{Link, Network, PLACES};
+use super::network::{Link, Network, PLACES_MAX};
 use super::oracle::{Broken, Oracle};
 use super::outcome::Outcome;
 use super::outside::{Event, NAMES, Outside};
@@ -52,11 +52,13 @@ impl World {
             .map(|_| random.pick(&[AckMode::Disk, AckMode::Disk, AckMode::Receipt]))
             .collect();
         let lease_ms = random.pick(&[1500, 1500, 1500, 3000]);
-        let genesis = Genesis::new(lease_ms, &acks)?;
+        // A part of the seeds has five voters, the others three.
+        let places = if seed.is_multiple_of(4) { 5 } else { 3 };
+        let genesis = Genesis::new(places, lease_ms, &acks)?;
         let lans = random.pick(&[1, 1, 2]);
         let safety = random.between(8, 16) * SECOND;
-        let plan = draw(&mut random, safety, modules, lans);
-        let members = (0..PLACES)
+        let plan = draw(&mut random, safety, places, modules, lans);
+        let members = (0..places)
             .map(|place| {
                 let ppm = random.between(0, 2 * DRIFT_PPM_MAX) as i64 - DRIFT_PPM_MAX as i64;
                 Member::new(place, Clock::new(ppm), &genesis, modules)
@@ -64,16 +66,16 @@ impl World {
             .collect();
         let absent = random
             .chance(30)
-            .then(|| random.between(0, PLACES as u64 - 1) as Place);
+            .then(|| random.between(0, places as u64 - 1) as Place);
         let pair_stays_cut = absent.is_none() && random.chance(15);
         let log = genesis.durable.log.clone();
         let mut out = Outside {
             now: 0,
             queue: BinaryHeap::new(),
             order: 0,
-            network: Network::new(lans),
-            stream_last: [[0; PLACES]; PLACES],
-            disks_us: [DISK_USUAL_US; PLACES],
+            network: Network::new(places, lans),
+            stream_last: [[0; PLACES_MAX]; PLACES_MAX],
+            disks_us: [DISK_USUAL_US; PLACES_MAX],
             random,
             trace: Trace::new(options.keeps_trace),
             oracle: Oracle::new(genesis.state.clone(), log, modules),
@@ -251,7 +253,7 @@ impl World {
             others.count() == 0 || record.received_only.iter().any(|s| *s != id(place))
         });
         let is_first = self.members.iter().all(|member| !member.is_wiped);
-        if is_first && !(is_only_copy && place != 2) {
+        if is_first && !(is_only_copy && holds_copies(place)) {
             self.members[place].wipe(&mut self.out);
         }
     }
@@ -320,7 +322,7 @@ impl World {
     fn heal(&mut self) {
         self.healing_from = Some(self.out.now);
         self.out.network.mend_all();
-        self.out.disks_us = [DISK_USUAL_US; PLACES];
+        self.out.disks_us = [DISK_USUAL_US; PLACES_MAX];
         self.wishes
             .iter_mut()
             .for_each(|wish| wish.2 = Wanted::Started);
@@ -342,7 +344,7 @@ impl World {
             self.out.now,
             format_args!("HEALING, absent: {absent:?}, pair stays cut: {cut}"),
         );
-        for place in 0..PLACES {
+        for place in 0..self.genesis.places {
             if Some(place) == self.absent {
                 self.members[place].crash(true, &mut self.out);
                 continue;
@@ -367,7 +369,7 @@ impl World {
 
     /// Without `place` a majority is left, and a copy with everything.
     fn can_spare(&self, place: Place) -> bool {
-        place == 2
+        !holds_copies(place)
             || self.out.oracle.truth.modules.values().all(|record| {
                 let other = id(1 - place);
                 let is_live = self.members[1 - place].is_up();
@@ -463,7 +465,7 @@ impl World {
             if !self.members.iter().any(serves) {
                 return Some("nobody serves");
             }
-            let is_whole = self.absent.is_none_or(|place| place == 2) && !self.pair_stays_cut;
+            let is_whole = !self.absent.is_some_and(holds_copies) && !self.pair_stays_cut;
             if is_whole {
                 let follows = |member: &Member| {
                     let mut agents = member.daemon.iter().flat_map(|d| d.agents.get(module));

@@ -7,28 +7,38 @@ use testbed::scenario::named;
 
 /// One round in a fresh lab, with a seed that is the same every time.
 fn one_round(name: &str) {
-    one_round_of(name, None, Profile::Default);
+    run(options(name));
 }
 
-/// The same with a fault that lasts for so many seconds, and with another lease.
-fn one_round_of(name: &str, seconds: Option<u64>, profile: Profile) {
+fn options(name: &str) -> RunOptions {
+    RunOptions {
+        name: name.to_owned(),
+        repeat: 1,
+        seed: Some(1),
+        seconds: None,
+        minutes: None,
+        json: true,
+        app: Application::Ledger,
+        profile: Profile::Default,
+        keep: false,
+    }
+}
+
+fn run(options: RunOptions) {
     if let Some(why) = testbed::cluster::missing() {
         eprintln!("skipped: {why}");
         return;
     }
-    let options = RunOptions {
-        name: name.to_owned(),
-        repeat: 1,
-        seed: Some(1),
-        seconds,
-        minutes: None,
-        json: true,
-        app: Application::Ledger,
-        profile,
-        keep: false,
-    };
-    let outcome = perform(named(name).unwrap(), &options);
+    let outcome = perform(named(&options.name).unwrap(), &options);
     assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
+}
+
+/// With a fault that lasts for so many seconds.
+fn one_round_for(name: &str, seconds: u64) {
+    run(RunOptions {
+        seconds: Some(seconds),
+        ..options(name)
+    });
 }
 
 #[test]
@@ -63,12 +73,12 @@ fn swap() {
 
 #[test]
 fn primary_daemon_frozen() {
-    one_round_of("primary_daemon_frozen", Some(4), Profile::Default);
+    one_round_for("primary_daemon_frozen", 4);
 }
 
 #[test]
 fn flapping_link() {
-    one_round_of("flapping_link", Some(8), Profile::Default);
+    one_round_for("flapping_link", 8);
 }
 
 #[test]
@@ -163,7 +173,10 @@ fn reinstalled_at_once() {
 
 #[test]
 fn primary_power_cut_with_a_fast_lease() {
-    one_round_of("primary_power_cut", None, Profile::Fast);
+    run(RunOptions {
+        profile: Profile::Fast,
+        ..options("primary_power_cut")
+    });
 }
 
 #[test]
@@ -259,4 +272,31 @@ fn seven_members() {
 #[test]
 fn pair_starts_anew() {
     one_round("pair_starts_anew");
+}
+
+#[test]
+fn trees_git_build() {
+    one_round("trees_git_build");
+}
+
+#[test]
+fn trees_tar() {
+    one_round("trees_tar");
+}
+
+#[test]
+fn trees_sqlite() {
+    one_round("trees_sqlite");
+}
+
+#[test]
+fn trees_pgbench() {
+    if !Application::Postgresql.is_installed() {
+        eprintln!("skipped: PostgreSQL is not installed");
+        return;
+    }
+    run(RunOptions {
+        app: Application::Postgresql,
+        ..options("trees_pgbench")
+    });
 }
