@@ -32,6 +32,8 @@ const ROWS_PER_SECOND_MIN: u64 = 5;
 const GROWTH_KIB_MAX: u64 = 96 << 10;
 /// The service does not stop for longer than this, whatever is said.
 const GAP_MS_MAX: f64 = 2500.0;
+/// A session that begins again somewhere has been told of fewer bytes than this.
+const RECEIVED_MAX: u64 = 1 << 20;
 /// How many bytes of a log's end hold the number of the newest session.
 const LOG_TAIL_BYTES: usize = 64 << 10;
 
@@ -95,9 +97,15 @@ fn attack_in(
         let mut inputs = round(attack.target, mutator);
         if attack.target == Target::Mirror {
             let epoch = Epoch(arena.cluster().module_state(attack.attacker)?.epoch);
-            caller.greet_with(hello(arena, attack, epoch)?);
-            for input in &mut inputs {
-                to_epoch(&mut input.bytes, epoch);
+            let greeting = Greeting::drawn(mutator);
+            if let Greeting::SameSession { .. } = greeting {
+                // In the middle of a frame any bytes would be an epoch.
+                inputs.clear();
+            }
+            caller.greet_with(hello(arena, attack, epoch, greeting)?);
+            run_together(&mut inputs);
+            if let Some(all) = inputs.first_mut() {
+                to_epoch(&mut all.bytes, epoch);
             }
         }
         let client = arena.lab().client_network()?;
@@ -140,8 +148,33 @@ fn resident_kib(arena: &Arena, attack: Attack) -> anyhow::Result<u64> {
     Ok(leaks::holdings(arena.lab(), attack.victim)?.resident_kib)
 }
 
-/// What the primary itself would say next.
-fn hello(arena: &Arena, attack: Attack, epoch: Epoch) -> anyhow::Result<Vec<u8>> {
+/// How a stream begins.
+enum Greeting {
+    NextSession,
+    /// As a primary that goes on with its session over another LAN.
+    SameSession {
+        received: u64,
+    },
+}
+
+impl Greeting {
+    fn drawn(mutator: &mut Mutator) -> Greeting {
+        if mutator.below(2) == 0 {
+            Greeting::NextSession
+        } else {
+            let received = mutator.below(RECEIVED_MAX);
+            Greeting::SameSession { received }
+        }
+    }
+}
+
+/// What the primary itself might say.
+fn hello(
+    arena: &Arena,
+    attack: Attack,
+    epoch: Epoch,
+    greeting: Greeting,
+) -> anyhow::Result<Vec<u8>> {
     let log = std::fs::read(arena.lab().server(attack.victim)?.log())?;
     let tail = &log[log.len().saturating_sub(LOG_TAIL_BYTES)..];
     let tail = String::from_utf8_lossy(tail);
@@ -150,17 +183,31 @@ fn hello(arena: &Arena, attack: Attack, epoch: Epoch) -> anyhow::Result<Vec<u8>>
         digits.and_then(|digits| digits.parse::<u64>().ok())
     };
     let newest = tail.split("session=").skip(1).filter_map(number).max();
+    let newest = newest.context("the secondary has had no session")?;
+    let (session, start) = match greeting {
+        Greeting::NextSession => (newest + 1, Start::Compare),
+        Greeting::SameSession { received } => (newest, Start::Resume { received }),
+    };
     let hello = Hello {
         module: MODULE.to_owned(),
         from: 1,
         to: 2,
         epoch,
-        session: newest.context("the secondary has had no session")? + 1,
-        start: Start::Compare,
+        session,
+        start,
     };
     let mut frame = Vec::new();
     wire::encode(&mut frame, epoch, 0, &Message::Hello(hello));
     Ok(frame)
+}
+
+/// On a stream a frame that was cut short ends within the next input.
+fn run_together(inputs: &mut [Input]) {
+    if let Some((first, rest)) = inputs.split_first_mut() {
+        for input in rest {
+            first.bytes.append(&mut input.bytes);
+        }
+    }
 }
 
 /// Frames that claim a later epoch than the cluster's would, rightly, keep the real primary out until the cluster gets there:
