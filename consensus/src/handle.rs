@@ -64,7 +64,7 @@ pub struct Options {
     pub incarnation: Incarnation,
     /// Addresses of members known from joining, used until the cluster state has arrived.
     pub known: BTreeMap<ServerId, Vec<SocketAddr>>,
-    /// The lease time `L` of the cluster in milliseconds.
+    /// The lease time `L` of the cluster's profile in milliseconds; modules lower it for their servers.
     pub lease_ms: u64,
     /// How much of the log other members remember this one to have held ([`Consensus::remembered`]); nothing when nobody does.
     pub remembered: LogPosition,
@@ -247,7 +247,7 @@ impl Consensus {
         let beats = Beats {
             me,
             incarnation,
-            timing,
+            profile: timing,
             dialer,
             applied: applied.clone(),
             durable: durable.clone(),

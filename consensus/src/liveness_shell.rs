@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 pub(crate) use beats::Beats;
 pub(crate) use declare::declare;
 pub use lease::Lease;
-pub(crate) use lease::LeasePublisher;
+pub(crate) use lease::{LeasePublisher, Terms};
 pub(crate) use listen::HeartbeatService;
 
 use crate::clock;
@@ -49,16 +49,16 @@ struct Cores {
 
 impl Liveness {
     pub(crate) fn new(
-        timing: Timing,
+        profile: Timing,
         me: ServerId,
         incarnation: Incarnation,
         applied: watch::Receiver<Applied>,
         heard: Arc<Heard>,
     ) -> (Arc<Liveness>, Lease) {
-        let (publisher, lease) = LeasePublisher::new();
+        let (publisher, lease) = LeasePublisher::new(profile.lease_ns);
         let cores = Cores {
-            watcher: Watcher::new(timing, me, incarnation, clock::now()),
-            holder: LeaseHolder::new(timing, me, incarnation),
+            watcher: Watcher::new(profile, me, incarnation, clock::now()),
+            holder: LeaseHolder::new(profile, me, incarnation),
             lease: publisher,
             told: None,
         };
@@ -81,13 +81,19 @@ impl Liveness {
         cores.watcher.on_heartbeat(heartbeat, now)
     }
 
-    /// `voter` answered the heartbeat sent at `sent`.
-    pub(crate) fn on_answer(&self, voter: ServerId, lan: usize, sent: BootTime, is_granted: bool) {
+    /// `voter` answered the heartbeat sent at `sent`, and granted `lease_ns` or nothing.
+    pub(crate) fn on_answer(
+        &self,
+        voter: ServerId,
+        lan: usize,
+        sent: BootTime,
+        lease_ns: Option<u64>,
+    ) {
         let state = self.applied.borrow().state.clone();
         let mut cores = self.cores.lock();
         let now = clock::now();
         self.heard.note(voter, lan, now);
-        cores.holder.on_answer(voter, sent, is_granted, now);
+        cores.holder.on_answer(voter, sent, lease_ns, now);
         cores.publish_lease(&state, now);
     }
 
@@ -99,14 +105,16 @@ impl Liveness {
         }
     }
 
-    fn look(&self) -> Vec<Action> {
+    /// What to propose, and how soon to look again.
+    fn look(&self) -> (Vec<Action>, Duration) {
         let state = self.applied.borrow().state.clone();
         let mut cores = self.cores.lock();
         cores.catch_up(&self.applied);
         let now = clock::now();
         // A sole voter grants itself, and a new record or configuration may end or begin a lease without any answer.
         cores.publish_lease(&state, now);
-        cores.watcher.on_tick(now)
+        let actions = cores.watcher.on_tick(now);
+        (actions, Duration::from_nanos(cores.watcher.look_ns()))
     }
 }
 
@@ -120,8 +128,11 @@ impl Cores {
     }
 
     fn publish_lease(&self, state: &ClusterState, now: BootTime) {
-        self.lease
-            .publish(self.holder.valid_until(state, now).unwrap_or_default());
+        self.lease.publish(Terms {
+            until: self.holder.valid_until(state, now).unwrap_or_default(),
+            heard_at: self.holder.heard_at(state, now).unwrap_or_default(),
+            length_ns: self.holder.length_ns(state),
+        });
     }
 }
 
@@ -144,10 +155,9 @@ impl LivenessThread {
             .spawn(move || {
                 runtime.block_on(async {
                     let liveness = beats.liveness().clone();
-                    let look_interval = Duration::from_nanos(beats.timing.look_ns());
                     tokio::select! {
                         () = beats.run() => {}
-                        () = look_regularly(liveness, look_interval, actions) => {}
+                        () = look_regularly(liveness, actions) => {}
                         // Also when the handle was dropped without stopping: nobody is left to serve.
                         _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
                     }
@@ -165,18 +175,14 @@ impl LivenessThread {
     }
 }
 
-async fn look_regularly(
-    liveness: Arc<Liveness>,
-    look_interval: Duration,
-    actions: mpsc::Sender<Action>,
-) {
-    let mut ticks = interval(look_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn look_regularly(liveness: Arc<Liveness>, actions: mpsc::Sender<Action>) {
     loop {
-        ticks.tick().await;
-        for action in liveness.look() {
+        let began = Instant::now();
+        let (to_propose, look_again_after) = liveness.look();
+        for action in to_propose {
             // Full or closed: the watcher forms the opinion again.
             let _ = actions.try_send(action);
         }
+        sleep_until(began + look_again_after).await;
     }
 }

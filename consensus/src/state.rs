@@ -11,6 +11,7 @@ mod apply;
 mod command;
 mod directories;
 mod events;
+mod hearts;
 mod ids;
 mod members;
 mod mirror;
@@ -67,6 +68,9 @@ pub struct ClusterState {
     /// For each member the index of the last entry that may have taken a role from it: its start, or the conclusion
     /// that it is down. It gets no lease before it has applied that entry (R7).
     pub role_change_index: BTreeMap<ServerId, u64>,
+    /// For each member the shortest heart timeout that was ever asked of its present run, in milliseconds. Whoever takes
+    /// over from it reckons with it: the former primary may have applied less, but never knew of a shorter one.
+    pub shortest_hearts: BTreeMap<ServerId, u32>,
     /// What happened, oldest first.
     pub events: VecDeque<Event>,
     /// The number of the newest event.

@@ -191,7 +191,7 @@ fn heartbeat() -> proto::Heartbeat {
 fn answer() -> proto::HeartbeatAnswer {
     proto::HeartbeatAnswer {
         sent_at: 123_456_789_012,
-        granted: true,
+        lease_ns: 1_500_000_000,
     }
 }
 
@@ -237,6 +237,7 @@ fn commands() -> Vec<Command> {
             ack: AckMode::Disk,
             directories: vec!["/srv/data".to_owned()],
             addresses: vec![std::net::Ipv4Addr::new(10, 0, 1, 100).into()],
+            heart_timeout_ms: Some(500),
         },
         Command::SetWanted {
             module: module.clone(),

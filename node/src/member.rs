@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use consensus::liveness::{BootTime, Timing};
 use consensus::state::{
     ClusterState, Command, Incarnation, MemberName, ModuleName, Proposal, Rejection, ServerId,
 };
@@ -163,9 +164,19 @@ impl Member {
         Link::client(socket, tls).map_err(DialError::Link)
     }
 
-    /// The cluster's lease length.
-    pub fn lease_length(&self) -> Duration {
+    /// The lengths that follow from the cluster's profile.
+    pub fn profile(&self) -> Timing {
+        Timing::new(self.identity.lease_ms)
+    }
+
+    /// The longest lease of the cluster, that of its profile.
+    pub fn lease_length_max(&self) -> Duration {
         Duration::from_millis(self.identity.lease_ms)
+    }
+
+    /// The length of this server's lease: that of the profile, or what a module asks for.
+    pub fn lease_length(&self) -> Duration {
+        self.consensus.lease().length()
     }
 
     /// What is left of this server's lease; `None` when it has run out.
@@ -180,13 +191,9 @@ impl Member {
 
     /// How old the newest word from a majority of voters is: what is shown here may be that old (R13). `None`: never.
     pub fn majority_age(&self) -> Option<Duration> {
-        let until = self.consensus.lease().valid_until();
-        let heard_ns = until
-            .0
-            .checked_sub(u64::try_from(self.lease_length().as_nanos()).ok()?)?;
-        Some(Duration::from_nanos(
-            consensus::boot_time().0.saturating_sub(heard_ns),
-        ))
+        let heard_at = self.consensus.lease().heard_at();
+        let age_ns = consensus::boot_time().ns_since(heard_at);
+        (heard_at != BootTime::default()).then(|| Duration::from_nanos(age_ns))
     }
 
     /// The name of a member, for people.

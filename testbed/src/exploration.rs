@@ -140,7 +140,9 @@ pub fn case_for(bug: Bug, states_max: usize) -> Option<Case> {
             },
         ),
         Bug::PeerUnsynced => (AckMode::Receipt, Begin::InSync, PLAN),
-        Bug::NumberReused
+        // The exploration has no lengths.
+        Bug::LeaseLongerThanWaited
+        | Bug::NumberReused
         | Bug::ClockInApply
         | Bug::VoteWithoutQuorum
         | Bug::CommitWithoutQuorum => return None,

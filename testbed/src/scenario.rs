@@ -29,6 +29,9 @@ pub use arena::Arena;
 pub(crate) use arena::{hold, ms_since};
 use figures::{Bound, Figures, Percentile};
 
+/// Attributes of a `<heart>` that asks for the shortest lease.
+const SHORT_HEART: &str = r#"pulse="100ms" timeout="500ms""#;
+
 /// What a scenario needs before its first round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -38,19 +41,29 @@ pub enum Start {
     Formed,
     /// A mirrored module under load on two of seven members.
     MirroredAmongSeven,
+    /// A mirrored module under load that asks for a lease as short as there is.
+    MirroredWithShortHeart,
 }
 
 impl Start {
     fn is_mirrored(self) -> bool {
         match self {
-            Start::Mirrored | Start::MirroredAmongSeven => true,
+            Start::Mirrored | Start::MirroredAmongSeven | Start::MirroredWithShortHeart => true,
             Start::Formed => false,
+        }
+    }
+
+    /// What the module's `<heart>` asks for.
+    fn heart(self) -> Option<&'static str> {
+        match self {
+            Start::Mirrored | Start::Formed | Start::MirroredAmongSeven => None,
+            Start::MirroredWithShortHeart => Some(SHORT_HEART),
         }
     }
 
     fn topology(self) -> Topology {
         match self {
-            Start::Mirrored | Start::Formed => Topology::mirror(),
+            Start::Mirrored | Start::Formed | Start::MirroredWithShortHeart => Topology::mirror(),
             Start::MirroredAmongSeven => Topology::seven(),
         }
     }
@@ -76,6 +89,17 @@ const TAKEOVER: Limit = Limit {
     figure: "takeover_ms",
     max: Profile::takeover_ms_max,
 };
+/// The same where a module asks for the shortest lease. When the lost server led the log, the proposal waits for an election;
+/// with the longest profile that takes so long that it is made anew meanwhile.
+const SHORT_TAKEOVER: Limit = Limit {
+    figure: "takeover_ms",
+    max: |profile| match profile {
+        Profile::Fast | Profile::Default => Profile::Fast.takeover_ms_max(),
+        Profile::Wide => ELECTION_WIDE_MS_MAX,
+    },
+};
+/// Raft's times with the longest profile: twice eight heartbeats of 0.3 s.
+const ELECTION_WIDE_MS_MAX: f64 = 5000.0;
 /// How long a writer waits when the secondary dies.
 const STALL: Limit = Limit {
     figure: "stall_ms",
@@ -126,6 +150,13 @@ pub const ALL: &[Scenario] = &[
         start: Start::Mirrored,
         bounds: &[TAKEOVER],
         round: failover::primary_power_cut,
+    },
+    Scenario {
+        name: "heart_timeout",
+        about: "as primary_power_cut, with a module whose <heart> asks for 0.5 s in a cluster of longer leases",
+        start: Start::MirroredWithShortHeart,
+        bounds: &[SHORT_TAKEOVER],
+        round: failover::heart_timeout,
     },
     Scenario {
         name: "primary_daemon_killed",

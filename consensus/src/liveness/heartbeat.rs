@@ -23,18 +23,21 @@ pub struct Heartbeat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The sender may count this voter towards its lease.
-    Grant,
+    Grant {
+        /// For so long after the sending of the heartbeat.
+        lease_ns: u64,
+    },
     /// It may not.
     NoGrant(NoGrant),
 }
 
 impl Verdict {
-    /// The sender may count this voter towards its lease.
+    /// How long after the sending of the heartbeat the sender may count this voter towards its lease; `None`: not at all.
     #[must_use]
-    pub fn is_grant(self) -> bool {
+    pub fn lease_ns(self) -> Option<u64> {
         match self {
-            Self::Grant => true,
-            Self::NoGrant(_) => false,
+            Self::Grant { lease_ns } => Some(lease_ns),
+            Self::NoGrant(_) => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Leases and declarations at given times. The unit of time in these tests is the millisecond.
 
+mod hearts;
 mod lease;
 mod skew;
 mod voters;
@@ -13,6 +14,12 @@ use super::*;
 const S1: ServerId = ServerId(1);
 const S2: ServerId = ServerId(2);
 const W3: ServerId = ServerId(3);
+
+/// A grant of the default profile.
+const GRANTED: Option<u64> = Some(1_500_000_000);
+const GRANT: Verdict = Verdict::Grant {
+    lease_ns: 1_500_000_000,
+};
 
 fn ms(ms: u64) -> BootTime {
     BootTime(ms * 1_000_000)

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::{ClusterState, ServerId};
+
 const MS: u64 = 1_000_000;
 
 /// Nanoseconds of `CLOCK_BOOTTIME`: it runs while the machine sleeps, and nobody can set it.
@@ -53,6 +55,8 @@ impl Timing {
     pub const LEASE_MS_MAX: u64 = 60_000;
     /// The lease of a cluster that was configured with none.
     pub const LEASE_MS_DEFAULT: u64 = 1500;
+    /// Modules lower the lease of their servers to this at the most: the lease of the profile `fast`.
+    pub const HEART_MS_MIN: u32 = 500;
 
     /// The lengths for a lease of `lease_ms`, taken to the nearest length that is allowed.
     #[must_use]
@@ -61,6 +65,39 @@ impl Timing {
         Self {
             lease_ns,
             heartbeat_ns: (lease_ns / 6).min(150 * MS),
+        }
+    }
+
+    /// The lengths for the lease of `server` in a cluster of these lengths, the profile: as short as the modules on it ask
+    /// for, never longer than the profile, and no shorter than [`Self::HEART_MS_MIN`]. A function of the applied state
+    /// alone. Members that have not applied the same need not agree: see [`super::Watcher`].
+    #[must_use]
+    pub fn of_server(self, state: &ClusterState, server: ServerId) -> Self {
+        self.lowered_to(state.heart_timeout_ms(server))
+    }
+
+    /// The shortest lengths that `server` can have gone by since its present run began, whatever it had applied. Of one that
+    /// is no member any more nothing is kept: the shortest that anybody can have gone by.
+    #[must_use]
+    pub fn shortest_of_server(self, state: &ClusterState, server: ServerId) -> Self {
+        if state.members.contains_key(&server) {
+            self.lowered_to(state.shortest_hearts.get(&server).copied())
+        } else {
+            self.lowered_to(Some(Self::HEART_MS_MIN))
+        }
+    }
+
+    /// The lengths when a module asks for `heart_timeout_ms`, if any does.
+    #[must_use]
+    pub fn lowered_to(self, heart_timeout_ms: Option<u32>) -> Self {
+        let Some(asked) = heart_timeout_ms else {
+            return self;
+        };
+        let lowered = Self::new(asked.max(Self::HEART_MS_MIN).into());
+        if lowered.lease_ns < self.lease_ns {
+            lowered
+        } else {
+            self
         }
     }
 

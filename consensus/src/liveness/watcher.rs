@@ -89,9 +89,19 @@ impl Action {
 ///
 /// After it has *proposed* a declaration it grants that member nothing until it has applied its withdrawal: the
 /// proposal may be committed at any time. A restarted voter finds its declarations in the applied state.
+///
+/// How long a lease it grants to a member follows from what it has applied ([`Timing::of_server`]), and the answer says it.
+/// Two voters, or one voter at two times, may grant different lengths to one member. That is safe because **each promise
+/// stands on its own**: a voter remembers for each member the latest end of everything it granted, each as `L` * 1.01 + 0.3 s
+/// after the receipt, and declares nobody before that. A lease rests on a majority, and "down" on a majority; they have a
+/// voter in common; what that voter granted has run out on the member's own clock before that voter declared. So a change of
+/// the length needs no agreement and no order: lowered, the longer promises before it are still waited for; raised, the first
+/// longer grant is a longer promise. A voter that just started does not know what its earlier self promised. It takes the
+/// longest there is: the lease of the profile, which modules only lower.
 #[derive(Debug, Clone)]
 pub struct Watcher {
-    timing: Timing,
+    /// The lengths of the cluster's profile.
+    profile: Timing,
     me: ServerId,
     incarnation: Incarnation,
     /// The cluster has applied the start of this very run.
@@ -107,6 +117,10 @@ pub struct Watcher {
 #[derive(Debug, Clone)]
 struct Watched {
     name: MemberName,
+    /// The lengths for its lease, as applied here.
+    timing: Timing,
+    /// No lease that this voter granted to it, in this run or an earlier one, lasts beyond this time.
+    promised_until: BootTime,
     /// Its run and its last role change, as applied here.
     run: Incarnation,
     role_change_index: u64,
@@ -151,9 +165,9 @@ enum Opinion {
 impl Watcher {
     /// A voter that just started: everyone counts as heard now.
     #[must_use]
-    pub fn new(timing: Timing, me: ServerId, incarnation: Incarnation, now: BootTime) -> Self {
+    pub fn new(profile: Timing, me: ServerId, incarnation: Incarnation, now: BootTime) -> Self {
         Self {
-            timing,
+            profile,
             me,
             incarnation,
             is_known: false,
@@ -190,6 +204,8 @@ impl Watcher {
         {
             let watched = self.watched.entry(*server).or_insert_with(|| Watched {
                 name: member.name.clone(),
+                timing: self.profile,
+                promised_until: now.plus_ns(self.profile.declare_after_ns()),
                 run: member.incarnation,
                 role_change_index: 0,
                 since: now,
@@ -203,6 +219,7 @@ impl Watcher {
                 is_on_record: false,
             });
             watched.name = member.name.clone();
+            watched.timing = self.profile.of_server(state, *server);
             watched.role_change_index = state.role_change_index.get(server).copied().unwrap_or(0);
             watched.on_run_applied(member.incarnation, now);
             let of_me = |by_voter: &BTreeMap<ServerId, Round>| by_voter.get(&self.me).copied();
@@ -226,24 +243,19 @@ impl Watcher {
         if !self.is_known {
             return Verdict::NoGrant(NoGrant::OwnStartNotApplied);
         }
-        watched.verdict(heartbeat)
+        watched.answer(heartbeat, now)
     }
 
     /// Looks at who is silent. To be called at least every heartbeat.
     pub fn on_tick(&mut self, now: BootTime) -> Vec<Action> {
-        let was_frozen = now.ns_since(self.last_look) > self.timing.frozen_after_ns();
-        self.last_look = now;
-        if was_frozen {
-            // What arrived while this daemon slept is still unread: count everyone as heard, as after a start.
-            self.count_as_heard(now);
-        }
+        self.notice_freeze(now);
         // What an unknown run says would be refused anyway.
         let (true, Some(my_name)) = (self.is_known, &self.my_name) else {
             return Vec::new();
         };
         let look = Look {
             my_name,
-            timing: self.timing,
+            announce_after_ns: self.profile.announce_after_ns(),
             may_declare: self.is_voter,
             now,
         };
@@ -256,9 +268,31 @@ impl Watcher {
             let has_applied = |voter: ServerId, index: u64| {
                 voter == self.me || self.watched.get(&voter).is_some_and(|w| w.applied >= index)
             };
-            actions.extend(self.settling.look(self.timing, has_applied, now));
+            actions.extend(self.settling.look(self.profile, has_applied, now));
         }
         actions
+    }
+
+    /// The longest time between two looks: short against what is looked for.
+    #[must_use]
+    pub fn look_ns(&self) -> u64 {
+        let of_members = self
+            .watched
+            .values()
+            .map(|watched| watched.timing.look_ns());
+        of_members.fold(self.profile.look_ns(), u64::min)
+    }
+
+    /// What arrived while this daemon slept is still unread: whom that could make look silent counts as heard, as after a
+    /// start.
+    fn notice_freeze(&mut self, now: BootTime) {
+        let pause_ns = now.ns_since(self.last_look);
+        self.last_look = now;
+        for watched in self.watched.values_mut() {
+            if pause_ns > watched.timing.frozen_after_ns() {
+                watched.since = now;
+            }
+        }
     }
 
     fn count_as_heard(&mut self, now: BootTime) {
@@ -346,6 +380,16 @@ impl Watched {
         Ok(())
     }
 
+    /// A grant is a promise: it is remembered before it is given.
+    fn answer(&mut self, heartbeat: &Heartbeat, now: BootTime) -> Verdict {
+        let verdict = self.verdict(heartbeat);
+        if verdict.lease_ns().is_some() {
+            let until = now.plus_ns(self.timing.declare_after_ns());
+            self.promised_until = until.max(self.promised_until);
+        }
+        verdict
+    }
+
     fn verdict(&self, heartbeat: &Heartbeat) -> Verdict {
         if heartbeat.incarnation > self.run {
             Verdict::NoGrant(NoGrant::RunNotKnown)
@@ -354,13 +398,16 @@ impl Watched {
         } else if heartbeat.applied < self.role_change_index {
             Verdict::NoGrant(NoGrant::Behind)
         } else {
-            Verdict::Grant
+            Verdict::Grant {
+                lease_ns: self.timing.lease_ns,
+            }
         }
     }
 
     /// What its silence, or its voice, amounts to now.
-    fn sign(&self, timing: Timing, now: BootTime) -> Sign {
-        let is_over = |first: BootTime| now.ns_since(first) > timing.announce_after_ns();
+    fn sign(&self, announce_after_ns: u64, now: BootTime) -> Sign {
+        let is_over = |first: BootTime| now.ns_since(first) > announce_after_ns;
+        let declare_after_ns = self.timing.declare_after_ns();
         let unannounced = self
             .unannounced
             .map(|(_, first)| first)
@@ -368,8 +415,8 @@ impl Watched {
         let heard = self.newest.map(|newest| newest.received);
         let last = unannounced.or(heard).unwrap_or(self.since).max(self.since);
         let silent_ns = now.ns_since(last);
-        let is_recent = |at: BootTime| now.ns_since(at) <= timing.declare_after_ns();
-        if silent_ns > timing.declare_after_ns() {
+        let is_recent = |at: BootTime| now.ns_since(at) <= declare_after_ns;
+        if silent_ns > declare_after_ns && now > self.promised_until {
             Sign::Silent { silent_ns }
         } else if unannounced.is_none() && heard.is_some_and(is_recent) {
             Sign::Heard
@@ -379,7 +426,7 @@ impl Watched {
     }
 
     fn look(&mut self, server: ServerId, look: Look<'_>) -> Option<Action> {
-        let sign = self.sign(look.timing, look.now);
+        let sign = self.sign(look.announce_after_ns, look.now);
         let is_silent = match sign {
             Sign::Silent { .. } if !look.may_declare => return None,
             Sign::Silent { .. } => true,
@@ -440,7 +487,8 @@ enum Sign {
 #[derive(Clone, Copy)]
 struct Look<'a> {
     my_name: &'a MemberName,
-    timing: Timing,
+    /// [`Timing::announce_after_ns`] of the profile: what commits a start keeps to the profile.
+    announce_after_ns: u64,
     /// It has a vote. Without one it only takes back what it said when it had one.
     may_declare: bool,
     now: BootTime,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 use tracing::debug;
@@ -36,13 +36,16 @@ struct Beat {
     applied: u64,
     hears: Vec<u64>,
     durable: LogPosition,
+    /// The lengths for the sender's lease, as it has applied them.
+    timing: Timing,
 }
 
 /// Sends the heartbeats of one server.
 pub(crate) struct Beats {
     pub(crate) me: ServerId,
     pub(crate) incarnation: Incarnation,
-    pub(crate) timing: Timing,
+    /// The lengths of the cluster's profile.
+    pub(crate) profile: Timing,
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) applied: watch::Receiver<Applied>,
     /// Where the log that is on the disk ends.
@@ -68,21 +71,23 @@ impl Beats {
     pub(crate) async fn run(self) {
         let (sender, beat) = watch::channel(Beat::default());
         let mut links = Links::default();
-        let mut ticks = interval(Duration::from_nanos(self.timing.heartbeat_ns));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let began = Instant::now();
             links.follow(self.targets(), |target| self.link(target, beat.clone()));
-            sender.send_replace(self.beat());
+            let next = self.beat();
+            let period = Duration::from_nanos(next.timing.heartbeat_ns);
+            sender.send_replace(next);
+            sleep_until(began + period).await;
         }
     }
 
     fn beat(&self) -> Beat {
-        let (voters, applied) = {
+        let (state, applied) = {
             let applied = self.applied.borrow();
-            (applied.state.voters(), applied.position)
+            (applied.state.clone(), applied.position)
         };
-        let hears = voters
+        let hears = state
+            .voters()
             .into_iter()
             .filter(|voter| self.heard.is_fresh_any(*voter))
             .map(|voter| voter.0)
@@ -92,6 +97,7 @@ impl Beats {
             applied: applied.index,
             hears,
             durable: applied.earlier(*self.durable.lock()),
+            timing: self.profile.of_server(&state, self.me),
         }
     }
 
@@ -120,8 +126,6 @@ impl Beats {
         Link {
             me: self.me,
             incarnation: self.incarnation,
-            connect_max: Duration::from_nanos(self.timing.connect_ns()),
-            silence_max: Duration::from_nanos(self.timing.link_silence_ns()),
             target,
             dialer: self.dialer.clone(),
             liveness: self.liveness.clone(),
@@ -161,8 +165,6 @@ impl Drop for Links {
 struct Link {
     me: ServerId,
     incarnation: Incarnation,
-    connect_max: Duration,
-    silence_max: Duration,
     target: Target,
     dialer: Arc<dyn Dialer>,
     liveness: Arc<Liveness>,
@@ -190,7 +192,7 @@ impl Link {
             lan,
             address,
         } = self.target;
-        let channel = connect(self.dialer.clone(), voter, lan, address, self.connect_max).await?;
+        let channel = connect(self.dialer.clone(), voter, lan, address, self.connect_max()).await?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         // The answer to the call may come only with the first answer in it, so the first heartbeat must be under way.
         let first = self.heartbeat();
@@ -201,7 +203,7 @@ impl Link {
         };
         let mut client = HeartbeatsClient::new(channel);
         let exchange = client.exchange(ReceiverStream::new(queued));
-        let opened = timeout(self.silence_max, exchange)
+        let opened = timeout(self.silence_max(), exchange)
             .await
             .map_err(|error| unreachable(Arc::new(error)))?;
         match opened {
@@ -219,13 +221,14 @@ impl Link {
         queue: mpsc::Sender<Heartbeat>,
         mut answers: Streaming<HeartbeatAnswer>,
     ) {
-        let mut silent_from = Instant::now() + self.silence_max;
+        let mut silent_from = Instant::now() + self.silence_max();
         loop {
             tokio::select! {
                 answer = answers.message() => match answer {
-                    Ok(Some(HeartbeatAnswer { sent_at, granted })) => {
-                        silent_from = Instant::now() + self.silence_max;
-                        self.liveness.on_answer(self.target.voter, self.target.lan, BootTime(sent_at), granted);
+                    Ok(Some(HeartbeatAnswer { sent_at, lease_ns })) => {
+                        silent_from = Instant::now() + self.silence_max();
+                        let lease_ns = (lease_ns > 0).then_some(lease_ns);
+                        self.liveness.on_answer(self.target.voter, self.target.lan, BootTime(sent_at), lease_ns);
                     }
                     Err(status) if status.code() == Code::NotFound => {
                         self.liveness.on_removed(self.target.voter);
@@ -243,6 +246,14 @@ impl Link {
                 () = sleep_until(silent_from) => return,
             }
         }
+    }
+
+    fn connect_max(&self) -> Duration {
+        Duration::from_nanos(self.beat.borrow().timing.connect_ns())
+    }
+
+    fn silence_max(&self) -> Duration {
+        Duration::from_nanos(self.beat.borrow().timing.link_silence_ns())
     }
 
     fn heartbeat(&self) -> Heartbeat {

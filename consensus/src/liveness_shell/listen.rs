@@ -49,10 +49,11 @@ impl HeartbeatService {
             applied: message.applied,
             lan,
         });
+        // Whoever may have forgotten a takeover it knew of grants no lease to the former primary.
+        let lease_ns = verdict.lease_ns().filter(|_| self.admission.is_open());
         Ok(HeartbeatAnswer {
             sent_at: message.sent_at,
-            // Whoever may have forgotten a takeover it knew of grants no lease to the former primary.
-            granted: verdict.is_grant() && self.admission.is_open(),
+            lease_ns: lease_ns.unwrap_or(0),
         })
     }
 }

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use store::{Batch, Tree, VALUE_BYTES_MAX};
 use thiserror::Error;
 
-/// Version of the encoding. History: 1 = first.
-const VERSION: u8 = 1;
+/// Version of the encoding. History: 1 = first; 2 = a module may ask for shorter leases.
+const VERSION: u8 = 2;
 
 /// Why bytes could not be decoded.
 #[derive(Debug, Error)]

@@ -1,4 +1,5 @@
-//! Raft's times, scaled with the lease so that an election fits inside it.
+//! Raft's times, scaled with the lease so that an election fits inside it. It is the lease of the profile: openraft fixes these
+//! times when it starts, and what modules ask for is not applied yet then.
 
 use openraft::{Config, ConfigError, SnapshotPolicy};
 

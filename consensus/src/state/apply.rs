@@ -58,7 +58,9 @@ impl ClusterState {
         if self.cluster.is_none() {
             return Err(Rejection::NoCluster);
         }
-        self.apply_in_cluster(entry, &proposal.command)
+        let accepted = self.apply_in_cluster(entry, &proposal.command)?;
+        self.note_hearts();
+        Ok(accepted)
     }
 
     fn apply_in_cluster(
@@ -116,12 +118,14 @@ impl ClusterState {
                 ack,
                 directories,
                 addresses,
+                heart_timeout_ms,
             } => {
                 let settings = modules::Settings {
                     package: *package,
                     ack: *ack,
                     directories,
                     addresses,
+                    heart_timeout_ms: *heart_timeout_ms,
                 };
                 self.install_module(entry, name, *servers, settings)
             }
@@ -131,12 +135,14 @@ impl ClusterState {
                 ack,
                 directories,
                 addresses,
+                heart_timeout_ms,
             } => {
                 let settings = modules::Settings {
                     package: *package,
                     ack: *ack,
                     directories,
                     addresses,
+                    heart_timeout_ms: *heart_timeout_ms,
                 };
                 self.reconfigure_module(entry, name, settings)
             }

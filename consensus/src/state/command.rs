@@ -128,6 +128,8 @@ pub enum Command {
         directories: Vec<String>,
         /// The virtual addresses.
         addresses: Vec<IpAddr>,
+        /// As [`super::MirrorRecord::heart_timeout_ms`].
+        heart_timeout_ms: Option<u32>,
     },
     /// A new configuration for a module.
     ReconfigureModule {
@@ -141,6 +143,8 @@ pub enum Command {
         directories: Vec<String>,
         /// The virtual addresses.
         addresses: Vec<IpAddr>,
+        /// As [`super::MirrorRecord::heart_timeout_ms`].
+        heart_timeout_ms: Option<u32>,
     },
     /// Forget a module that is stopped everywhere. Its files stay where they are.
     UninstallModule {

@@ -91,7 +91,7 @@ pub struct ClusterInfo {
     pub name: MemberName,
     /// SHA-256 of the DER of the cluster's certificate authority.
     pub ca_fingerprint: [u8; 32],
-    /// Length of a lease in milliseconds (R7).
+    /// Length of a lease in milliseconds (R7): that of the profile, which modules lower for their servers.
     pub lease_ms: u64,
 }
 

@@ -97,6 +97,9 @@ pub struct MirrorRecord {
     pub directories: Vec<String>,
     /// The virtual addresses.
     pub addresses: Vec<IpAddr>,
+    /// How soon the module asks a server to count as lost, in milliseconds: it lowers the leases of its servers (R7, see
+    /// [`crate::liveness::Timing::of_server`]), and never raises them. Any number is allowed.
+    pub heart_timeout_ms: Option<u32>,
     /// The event of the last role change.
     pub last_cause: EventId,
 }

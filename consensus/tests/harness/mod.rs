@@ -520,6 +520,7 @@ impl Cluster {
             ack: AckMode::Disk,
             directories: vec!["/srv/data".into()],
             addresses: Vec::new(),
+            heart_timeout_ms: None,
         };
         self.propose(1, install).await;
         for server in [primary, secondary] {

@@ -1,6 +1,7 @@
 //! `<heart>`: the LANs over which the servers of a module hear each other.
 //!
-//! In Sidekick servers hear each other once, for all modules; what a module asks for here is checked and shown.
+//! In Sidekick servers hear each other once, for all modules: a timeout asks for a shorter lease of the module's servers, a
+//! pulse for nothing.
 
 use super::reading::{Reading, not_yet};
 use crate::error::{ConfigError, Problem};
@@ -11,7 +12,8 @@ use std::time::Duration;
 /// `<heart>`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Heart {
-    /// Loss detection that the module asks for; the lease of the cluster decides.
+    /// How soon a server that is not heard over any LAN shall count as lost: the longest of the LANs' timeouts, since all
+    /// of them must be silent. `None`: the module asks for nothing, for at least one LAN.
     pub timeout: Option<Duration>,
     /// Some pulse or timeout is given, here or for one LAN: whoever knows the cluster says what its lease is.
     pub has_times: bool,
@@ -35,13 +37,15 @@ const TIMES: [&str; 2] = ["pulse", "timeout"];
 /// Most heartbeats: one per LAN of the cluster.
 const HEARTBEATS_MAX: usize = 8;
 
-const LEASE_DECIDES: &str = "the lease of the cluster decides, which skcli cluster init --lease chose when the cluster was made";
+const PULSE_FOLLOWS: &str = "heartbeats are sent six times in a lease, and every 150ms at least";
+const TIMEOUT_LOWERS: &str = "lowers the lease of the module's servers where it is shorter than that of the cluster, to 500ms at the \
+                              least; skcli module install says which lease is in force";
 
 impl Heart {
     pub(super) fn read(element: &Element, reading: &mut Reading) -> Result<Heart, ConfigError> {
         reading.attributes(element, &["port", "pulse", "timeout", "permanent_arp"])?;
         reading.children(element, &["heartbeat"], &[])?;
-        let timeout = read_times(element, reading)?;
+        let of_all = read_times(element, reading)?;
         if let Some(port) = reading.value(element, "port")? {
             port.number(1..=65535)?;
             reading.without_effect(element, "port", "all traffic between servers uses one port");
@@ -51,12 +55,13 @@ impl Heart {
             reading.without_effect(element, "permanent_arp", "no static ARP entries are needed");
         }
         let mut heart = Heart {
-            timeout,
+            timeout: of_all,
             has_times: has_times(element)
                 || reading.all(element, "heartbeat").into_iter().any(has_times),
             heartbeats: Vec::new(),
         };
         let mut seen: Vec<(String, u32)> = Vec::new();
+        let mut timeouts = Vec::new();
         for beat in reading.all(element, "heartbeat") {
             if seen.len() == HEARTBEATS_MAX {
                 let limit = HEARTBEATS_MAX.to_string();
@@ -69,7 +74,8 @@ impl Heart {
                     problem,
                 });
             }
-            let heartbeat = Heartbeat::read(beat, reading)?;
+            let (heartbeat, timeout) = Heartbeat::read(beat, reading)?;
+            timeouts.push(timeout.or(of_all));
             if let Some((name, first_line)) = seen.iter().find(|(name, _)| *name == heartbeat.ident)
             {
                 let problem = Problem::Duplicate {
@@ -85,19 +91,27 @@ impl Heart {
             seen.push((heartbeat.ident.clone(), beat.at.line));
             heart.heartbeats.push(heartbeat);
         }
+        if !timeouts.is_empty() {
+            let all_given: Option<Vec<Duration>> = timeouts.into_iter().collect();
+            heart.timeout = all_given.and_then(|timeouts| timeouts.into_iter().max());
+        }
         Ok(heart)
     }
 }
 
 impl Heartbeat {
-    fn read(element: &Element, reading: &mut Reading) -> Result<Heartbeat, ConfigError> {
+    /// And its own timeout.
+    fn read(
+        element: &Element,
+        reading: &mut Reading,
+    ) -> Result<(Heartbeat, Option<Duration>), ConfigError> {
         reading.attributes(element, &["name", "ident", "pulse", "timeout"])?;
         let named_hosts = [(
             "node",
             "servers and their addresses are those of the cluster (skcli cluster state)",
         )];
         reading.children(element, &[], &named_hosts)?;
-        read_times(element, reading)?;
+        let timeout = read_times(element, reading)?;
         let name = reading.needed(element, "name")?;
         check_name(&name)?;
         let ident = match reading.value(element, "ident")? {
@@ -122,11 +136,12 @@ impl Heartbeat {
             ));
         }
         let is_flow = ident == "flow";
-        Ok(Heartbeat {
+        let heartbeat = Heartbeat {
             lan: name.text,
             ident,
             is_flow,
-        })
+        };
+        Ok((heartbeat, timeout))
     }
 }
 
@@ -163,8 +178,10 @@ fn read_times(element: &Element, reading: &mut Reading) -> Result<Option<Duratio
     {
         return Err(value.wrong("a timeout longer than the pulse"));
     }
-    for name in TIMES {
-        reading.without_effect(element, name, LEASE_DECIDES);
+    reading.without_effect(element, "pulse", PULSE_FOLLOWS);
+    if let Some(value) = timeout {
+        let text = format!("timeout of <{}> {TIMEOUT_LOWERS}", element.name);
+        reading.notice(value.at, text);
     }
     Ok(read)
 }

@@ -80,8 +80,8 @@ fn a_full_configuration_means_what_it_says() {
     let expected = [
         "line 6, column 72: maxloop of <service> has no effect: it counts the actions of checkers, which come in a later version",
         "line 6, column 84: loop_interval of <service> has no effect: it counts the actions of checkers, which come in a later version",
-        "line 7, column 12: pulse of <heart> has no effect: the lease of the cluster decides, which skcli cluster init --lease chose when the cluster was made",
-        "line 7, column 24: timeout of <heart> has no effect: the lease of the cluster decides, which skcli cluster init --lease chose when the cluster was made",
+        "line 7, column 12: pulse of <heart> has no effect: heartbeats are sent six times in a lease, and every 150ms at least",
+        "line 7, column 24: timeout of <heart> lowers the lease of the module's servers where it is shorter than that of the cluster, to 500ms at the least; skcli module install says which lease is in force",
         "line 9, column 7: replication uses the first LAN that works; \"flow\" is only a name for now",
         "line 11, column 10: tcpreset of <vip> has no effect: connections end with the address; no reset is sent yet",
         "line 13, column 20: check of <interface> has no effect: checkers come in a later version",
@@ -110,6 +110,38 @@ fn the_smallest_configuration_has_safe_defaults() {
     assert_eq!(configuration.virtual_addresses, []);
     assert!(!configuration.heart.has_times);
     assert_eq!(notices, []);
+}
+
+#[test]
+fn a_server_counts_as_lost_when_every_lan_has_been_silent_for_its_timeout() {
+    let cases = [
+        ("<heart/>", None),
+        (r#"<heart timeout="500"/>"#, Some(500)),
+        (
+            r#"<heart timeout="500"><heartbeat name="a"/></heart>"#,
+            Some(500),
+        ),
+        (
+            r#"<heart timeout="500"><heartbeat name="a"/><heartbeat name="b" timeout="2s"/></heart>"#,
+            Some(2000),
+        ),
+        (
+            r#"<heart timeout="30s"><heartbeat name="a" timeout="600"/><heartbeat name="b" timeout="1s"/></heart>"#,
+            Some(1000),
+        ),
+        (
+            r#"<heart><heartbeat name="a" timeout="600"/><heartbeat name="b"/></heart>"#,
+            None,
+        ),
+    ];
+    for (heart, expected_ms) in cases {
+        let text = format!(
+            r#"<safe><service mode="mirror">{heart}<rfs><replicated dir="/srv/a"/></rfs></service></safe>"#
+        );
+        let (configuration, _) = Configuration::parse(&text).unwrap();
+        let expected = expected_ms.map(Duration::from_millis);
+        assert_eq!(configuration.heart.timeout, expected, "{heart}");
+    }
 }
 
 #[test]

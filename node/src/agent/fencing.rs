@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Agent, Local, blocking};
+use crate::core::address_times::EXPIRY_MAX;
 use crate::core::ladder::{Rungs, Verdict, judge};
-use crate::shell::addresses::{EXPIRY_MAX, remove_all};
+use crate::shell::addresses::remove_all;
 
 /// How long the mount may take to be aborted; the file system bounds each of its steps.
 const ABORT_DEADLINE: Duration = Duration::from_secs(15);

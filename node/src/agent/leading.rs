@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use consensus::Lease;
 use consensus::state::{Epoch, ModuleName};
 use fs_mirror::{Copy, Gate, Primary, PrimaryEvent, PrimaryOptions, Progress, Unmount};
 use module::Configuration;
@@ -11,12 +12,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::address_times::AddressTimes;
 use super::blocking;
 use super::moving::Moving;
 use super::open_addition::OpenAddition;
 use super::partnership::{Partnership, Told};
 use super::warden::Warden;
+use crate::core::address_times::AddressTimes;
 use crate::core::plan::Stage;
 use crate::member::Member;
 use crate::shell::addresses::{AddressKeeper, VirtualAddress, find_interface};
@@ -33,8 +34,8 @@ pub(super) struct LeadingParts {
     pub addition: Arc<OpenAddition>,
     /// This is the first tenure at its epoch: what a switchover left identical has not been changed since.
     pub is_first_tenure: bool,
-    /// The former primary counts as down: nobody knows what it still does.
-    pub is_failover: bool,
+    /// How long to wait before the addresses are added: the former primary's may still be in its kernel.
+    pub address_wait: Duration,
 }
 
 /// One tenure as primary.
@@ -43,8 +44,8 @@ pub(super) struct Leading {
     stage: Stage,
     primary: Arc<Primary>,
     gate: Arc<Gate>,
+    lease: Lease,
     addresses: Vec<AddressKeeper>,
-    address_times: AddressTimes,
     /// No address before this time: the former primary's may still be in its kernel.
     addresses_from: Instant,
     wants_addresses: bool,
@@ -111,14 +112,9 @@ impl Leading {
             adjusting: Mutex::default(),
         });
         // Before anything asks whether it may serve: the task below may start late.
-        warden.adjust(&parts.member.consensus.lease());
+        let lease = parts.member.consensus.lease();
+        warden.adjust(&lease);
         let (disk_failed_in, disk_failed) = watch::channel(None);
-        let address_times = AddressTimes::of_lease(parts.member.lease_length());
-        let wait = if parts.is_failover {
-            address_times.after_failover
-        } else {
-            Duration::ZERO
-        };
         let moving = Moving {
             member: Arc::clone(&parts.member),
             module: parts.module.clone(),
@@ -140,9 +136,9 @@ impl Leading {
             stage: Stage::Mounted,
             primary,
             gate,
+            lease,
             addresses: Vec::new(),
-            address_times,
-            addresses_from: Instant::now() + wait,
+            addresses_from: Instant::now() + parts.address_wait,
             wants_addresses: false,
             disk_failed,
             tasks: Tasks([
@@ -186,20 +182,19 @@ impl Leading {
         if Instant::now() < self.addresses_from {
             return;
         }
-        let times = self.address_times;
         self.addresses.retain(AddressKeeper::is_held);
         for wanted in &configuration.virtual_addresses {
             if self.addresses.iter().any(|held| held.ip() == wanted.addr) {
                 continue;
             }
-            let gate = Arc::clone(&self.gate);
+            let (gate, lease) = (Arc::clone(&self.gate), self.lease.clone());
             let address = VirtualAddress {
                 ip: wanted.addr,
                 interface: wanted.interface.clone(),
             };
             let kept = find_interface(&address).and_then(|interface| {
                 AddressKeeper::start(&interface, wanted.addr, move || {
-                    times.renewal(gate.remaining())
+                    AddressTimes::of_lease(lease.length()).renewal(gate.remaining())
                 })
             });
             match kept {

@@ -3,7 +3,6 @@
 //! The agent is one task that owns everything the module has on this server. Long steps (scripts) run beside it and come
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
-mod address_times;
 mod copy_trouble;
 mod fencing;
 mod installed;
@@ -24,11 +23,12 @@ pub use requests::{Request, RestartRefused, SwapRefused};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::state::{Command, Epoch, EventKind, MirrorRecord, ModuleName, Wanted};
+use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, Wanted};
 use fs_mirror::{Secondary, SecondaryEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::core::address_times::wait_before_adding;
 use crate::core::goal::{Goal, Wishes, goal, may_take_over};
 use crate::core::plan::{Running, Stage, Step, next_step};
 use crate::core::right::{Right, Standing};
@@ -186,7 +186,7 @@ impl Agent {
         requests: mpsc::Receiver<Request>,
         report: watch::Sender<Report>,
     ) -> Self {
-        let asks_until = Instant::now() + ASKS_FOR_LEASES * member.lease_length();
+        let asks_until = Instant::now() + ASKS_FOR_LEASES * member.lease_length_max();
         Self {
             fresh: member.fresh(),
             out: member.out(),
@@ -466,7 +466,7 @@ impl Agent {
             copy: Arc::clone(&self.installed.copy),
             addition: Arc::clone(&self.installed.addition),
             is_first_tenure: self.led_at.replace(epoch) != Some(epoch),
-            is_failover: self.is_failover(),
+            address_wait: self.address_wait(),
         };
         match Leading::mount(parts, epoch, counts_peer).await {
             Ok(leading) => {
@@ -480,22 +480,11 @@ impl Agent {
         }
     }
 
-    /// The last role change took the module from a server that counts as down.
-    fn is_failover(&self) -> bool {
+    fn address_wait(&self) -> Duration {
         let state = self.member.state();
-        let Some(record) = state.modules.get(&self.module) else {
-            return false;
-        };
-        let cause = state
-            .events
-            .iter()
-            .rfind(|event| event.id == record.last_cause);
-        // When the history is too short to tell, caution costs a moment only.
-        cause.is_none_or(|event| {
-            matches!(
-                event.kind,
-                EventKind::FailedOver { .. } | EventKind::PrimaryForced { .. }
-            )
+        let record = state.modules.get(&self.module);
+        record.map_or(Duration::ZERO, |record| {
+            wait_before_adding(self.member.profile(), &state, record, self.member.id())
         })
     }
 

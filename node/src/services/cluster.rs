@@ -257,7 +257,7 @@ fn open_change(member: &Member, state: &ClusterState) -> Option<String> {
     let fresh = status
         .heard
         .into_iter()
-        .filter(|(_, age)| age.is_some_and(|age| age <= member.lease_length()))
+        .filter(|(_, age)| age.is_some_and(|age| age <= member.lease_length_max()))
         .map(|((server, _), _)| server);
     advice(&OpenChange {
         electorates: electorates.into_iter().collect(),

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use api::v1::ExplainStep;
+use consensus::liveness::Timing;
 use consensus::state::{ClusterState, Event, EventId, EventKind, ModuleName, ServerId};
 
 /// Lines shown: one screen. The newest change is shown whatever it needs.
 const LINES_MAX: usize = 40;
 /// Length of a chain of causes shown.
 const CAUSES_MAX: usize = 8;
-/// A voter declares a server this long after its lease has ended (R7).
-const DECLARED_AFTER_LEASE_MS: u64 = 300;
 
 /// The newest changes of `module` that fit on a screen, each with its causes, as far as events are kept.
 pub(super) fn steps(state: &ClusterState, module: &ModuleName) -> Vec<ExplainStep> {
@@ -120,15 +119,16 @@ fn cost(state: &ClusterState, event: &Event) -> (Vec<String>, u64) {
     (lines, gap_ms)
 }
 
-/// About when the former primary was heard last: a voter waits for a lease and a bit before it says so.
+/// About when the former primary was heard last: a voter waits for a lease, here of the length it has now, and a bit before it
+/// says so.
 fn first_missed_unix_ms(state: &ClusterState, event: &Event) -> Option<u64> {
     let EventKind::FailedOver { from, .. } = &event.kind else {
         return None;
     };
-    let lease_ms = state.cluster.as_ref()?.lease_ms;
+    let profile = Timing::new(state.cluster.as_ref()?.lease_ms);
     let declared = first_declared(state, from.id, event.id)?;
-    let waited_ms = lease_ms + lease_ms / 100 + DECLARED_AFTER_LEASE_MS;
-    Some(declared.at_unix_ms.saturating_sub(waited_ms))
+    let waited_ns = profile.of_server(state, from.id).declare_after_ns();
+    Some(declared.at_unix_ms.saturating_sub(waited_ns / 1_000_000))
 }
 
 /// The first voice of the silence that ended in `before`.

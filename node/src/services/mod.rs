@@ -9,6 +9,7 @@ mod errands;
 mod explain;
 mod fitness;
 mod force;
+mod hearts;
 mod joining;
 mod log;
 mod members;

@@ -16,10 +16,10 @@ use module::Package;
 use tonic::{Request, Response, Status};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
-use super::cluster::{parse, profile_of};
+use super::cluster::parse;
 use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
-use super::{control, diverged, explain, fitness, force, log, state};
+use super::{control, diverged, explain, fitness, force, hearts, log, state};
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::packages;
@@ -113,20 +113,6 @@ impl ModuleService {
     }
 }
 
-/// What is true instead of the times that a module asks for.
-fn lease_notice(heart: &module::Heart, lease: Duration) -> Option<String> {
-    let profile = profile_of(lease);
-    let asked = heart
-        .timeout
-        .map_or_else(String::new, |timeout| format!(", not {timeout:?}"));
-    heart.has_times.then(|| {
-        format!(
-            "<heart>: a server of this cluster counts as lost when its lease of {lease:?}{profile} has run out{asked}; a cluster keeps \
-             the lease it was made with (skcli cluster init --lease fast|default|wide)"
-        )
-    })
-}
-
 #[tonic::async_trait]
 impl Module for ModuleService {
     async fn install(
@@ -144,7 +130,7 @@ impl Module for ModuleService {
         fitness::check_everywhere(&member, WHAT, configuration, &servers).await?;
         let notices = package.notices().iter().map(ToString::to_string);
         let notices = notices
-            .chain(lease_notice(&configuration.heart, member.lease_length()))
+            .chain(hearts::notice(&member, &configuration.heart, &servers))
             .collect();
         let mut change = Change::new(&member, WHAT, &request.author, request.dry_run);
         if !change.is_dry_run() {
@@ -169,6 +155,7 @@ impl Module for ModuleService {
                     .map(|dir| dir.display().to_string())
                     .collect(),
                 addresses: configuration.addresses(),
+                heart_timeout_ms: hearts::asked_ms(&configuration.heart),
             })
             .await?;
         Ok(Response::new(InstallReply {
@@ -451,34 +438,5 @@ fn pair_of(member: &Member, what: &str, names: &[String]) -> Result<[ServerId; 2
             let why = format!("a mirror module has two servers, here are {}", pair.len());
             Err(Refusal::invalid(what, why).next(hint))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use module::Configuration;
-
-    use super::*;
-
-    #[test]
-    fn times_of_a_module_are_told_the_lease_of_the_cluster() {
-        let notice = |heart, lease_ms| {
-            let (configuration, _) = Configuration::parse(&format!(
-                r#"<safe><service mode="mirror">{heart}<rfs><replicated dir="/srv/a"/></rfs></service></safe>"#
-            ))
-            .unwrap();
-            lease_notice(&configuration.heart, Duration::from_millis(lease_ms))
-        };
-        assert_eq!(notice("<heart/>", 1500), None);
-        let said = notice(r#"<heart timeout="30s"/>"#, 10_000).unwrap();
-        assert!(
-            said.contains("lease of 10s (profile wide) has run out, not 30s"),
-            "{said}"
-        );
-        let said = notice(r#"<heart><heartbeat name="a" pulse="100"/></heart>"#, 500).unwrap();
-        assert!(
-            said.contains("lease of 500ms (profile fast) has run out;"),
-            "{said}"
-        );
     }
 }

@@ -87,7 +87,7 @@ fn ways_to(member: &Member, to: ServerId) -> Vec<Way> {
     let status = member.consensus.status();
     let hears = |server: ServerId| {
         status.heard.iter().any(|((from, _), age)| {
-            *from == server && age.is_some_and(|age| age <= member.lease_length())
+            *from == server && age.is_some_and(|age| age <= member.lease_length_max())
         })
     };
     let others = state.members.keys().copied();

@@ -52,6 +52,7 @@ impl Story {
             ack: AckMode::Disk,
             directories: vec!["/srv/db".to_owned()],
             addresses: Vec::new(),
+            heart_timeout_ms: None,
         });
         story.want(S2, Wanted::Started);
         let claim = Command::ClaimFirst {

@@ -19,7 +19,7 @@ mod probe;
 mod tests;
 
 pub use interfaces::{Interface, find_interface};
-pub use keeper::{AddressKeeper, EXPIRY_MAX, RENEW_EVERY, Renewal};
+pub use keeper::{AddressKeeper, RENEW_EVERY};
 pub use netlink::{remove_all, remove_leftovers};
 pub use probe::{PROBE_WAIT, probe};
 

@@ -61,6 +61,25 @@ pub fn write(lab: &Lab, application: Application) -> anyhow::Result<PathBuf> {
     Ok(target)
 }
 
+/// Gives the `<heart>` of a written module these attributes.
+///
+/// # Errors
+/// The configuration is not there, or has another `<heart>`.
+pub fn ask_heart(package: &Path, attributes: &str) -> anyhow::Result<()> {
+    let path = package.join("conf/userconfig.xml");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    ensure!(
+        text.contains("<heart>"),
+        "{} has no <heart> without attributes",
+        path.display()
+    );
+    fs::write(
+        &path,
+        text.replace("<heart>", &format!("<heart {attributes}>")),
+    )?;
+    Ok(())
+}
+
 fn make_directories(lab: &Lab) -> anyhow::Result<()> {
     for server in lab.servers() {
         fs::create_dir_all(lab.data_below(server.name()).join("app"))?;

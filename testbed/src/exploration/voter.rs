@@ -57,7 +57,7 @@ pub(super) fn would_grant(state: &ClusterState, asked: Asked, bug: Option<Bug>) 
             Verdict::NoGrant(NoGrant::RunNotKnown | NoGrant::OwnStartNotApplied),
             Some(Bug::RunUnannounced),
         ) => true,
-        (verdict, _) => verdict.is_grant(),
+        (verdict, _) => verdict.lease_ns().is_some(),
     }
 }
 
@@ -76,9 +76,10 @@ pub(super) fn holds_lease(
             .get(&me)
             .map_or(run, |member| member.incarnation);
     }
-    let mut holder = LeaseHolder::new(Timing::default(), me, run);
+    let profile = Timing::default();
+    let mut holder = LeaseHolder::new(profile, me, run);
     for voter in (0..3).filter(|voter| mask & (1 << voter) != 0) {
-        holder.on_answer(id(voter), NOW, true, NOW);
+        holder.on_answer(id(voter), NOW, Some(profile.lease_ns), NOW);
     }
     holder
         .valid_until(state, NOW)

@@ -238,6 +238,7 @@ impl World {
             ack,
             directories: vec!["/srv/db".into()],
             addresses: Vec::new(),
+            heart_timeout_ms: None,
         });
         apply(Command::SetWanted {
             module: module(),

@@ -29,6 +29,8 @@ pub enum Bug {
     LeaseFromReceipt,
     /// A voter declares a member as soon as a third of a lease has passed in silence.
     TakeoverBeforeGrace,
+    /// A voter grants the lease of the profile where a module asked for a shorter one, for which alone it waits.
+    LeaseLongerThanWaited,
     /// `apply` takes a declaration that was taken back.
     RoundsIgnored,
     /// `apply` counts one voter twice.
@@ -71,6 +73,7 @@ impl Bug {
             | Self::LeaseOnStaleRecord
             | Self::LeaseFromReceipt
             | Self::TakeoverBeforeGrace
+            | Self::LeaseLongerThanWaited
             | Self::RoundsIgnored
             | Self::DeclarationCountedTwice
             | Self::RunUnannounced => "R7",
@@ -92,6 +95,7 @@ impl Bug {
             Self::LeaseOnStaleRecord => "grants a lease on a stale record",
             Self::LeaseFromReceipt => "counts a lease from the receipt of the answer",
             Self::TakeoverBeforeGrace => "declares before every lease has passed",
+            Self::LeaseLongerThanWaited => "grants a longer lease than it waits for",
             Self::RoundsIgnored => "takes a declaration that was taken back",
             Self::DeclarationCountedTwice => "counts one voter's declaration twice",
             Self::RunUnannounced => "a new run acts before its start is committed",

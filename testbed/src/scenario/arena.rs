@@ -2,7 +2,7 @@
 
 use super::figures::Figures;
 use crate::cluster::profile::Profile;
-use crate::cluster::{Cluster, MODULE, observe};
+use crate::cluster::{Cluster, MODULE, observe, package};
 use crate::lab::{Direction, Lab, Topology, topology};
 use crate::oracle::explanation;
 use crate::oracle::leaks::{self, Holdings};
@@ -53,6 +53,8 @@ pub struct Arena {
     /// How long the fault lasts, where the operator may say so and did.
     pub length: Option<Duration>,
     profile: Profile,
+    /// What the module's `<heart>` shall ask for.
+    pub heart: Option<&'static str>,
     holdings: Option<[Holdings; 2]>,
     /// How far each daemon's log was read.
     logs_read: Mutex<BTreeMap<String, u64>>,
@@ -96,6 +98,7 @@ impl Arena {
             load: FULL_LOAD,
             length: None,
             profile,
+            heart: None,
             holdings: None,
             logs_read: Mutex::default(),
             events: Mutex::default(),
@@ -120,7 +123,11 @@ impl Arena {
             .into_iter()
             .next()
             .context("a lab without servers")?;
-        self.cluster.install(self.application, &first)?;
+        let package = package::write(self.lab(), self.application)?;
+        if let Some(heart) = self.heart {
+            package::ask_heart(&package, heart)?;
+        }
+        self.cluster.install_package(&package, &first)?;
         self.start_load()?;
         self.holdings = Some(self.holdings_by_role()?);
         Ok(())
@@ -169,6 +176,15 @@ impl Arena {
     /// The lease of the cluster.
     pub fn profile(&self) -> Profile {
         self.profile
+    }
+
+    /// Between takeover and service the address may wait so long.
+    pub fn address_wait_ms(&self) -> f64 {
+        let profile = match self.heart {
+            Some(_) => Profile::Fast,
+            None => self.profile,
+        };
+        profile.address_wait_ms()
     }
 
     /// The client.

@@ -116,6 +116,7 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
         Err(error) => outcome.failure = Some(format!("{error:#}")),
         Ok(mut arena) => {
             arena.length = options.length();
+            arena.heart = scenario.start.heart();
             if options.keep {
                 arena.lab_mut().keep_files();
             }

@@ -59,11 +59,10 @@ pub(super) struct Agent {
     failed_disk: bool,
     not_before: BootTime,
     tenures: u32,
-    lease_ns: u64,
 }
 
 impl Agent {
-    pub(super) fn new(lease_ns: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             local: Local::Nothing,
             busy: Busy::No,
@@ -74,7 +73,6 @@ impl Agent {
             failed_disk: false,
             not_before: BootTime(0),
             tenures: 0,
-            lease_ns,
         }
     }
 
@@ -316,7 +314,7 @@ impl Agent {
             swap_at: self.swap_at,
             is_right_overdue: match self.right_lost_at {
                 None => false,
-                Some(lost_at) if is_leading => desk.now.ns_since(lost_at) >= self.lease_ns,
+                Some(lost_at) if is_leading => desk.now.ns_since(lost_at) >= desk.lease_ns(),
                 Some(_) => true,
             },
         };

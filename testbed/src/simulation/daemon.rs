@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use consensus::better_leader;
-use consensus::liveness::{BootTime, LeaseHolder, Watcher};
+use consensus::liveness::{BootTime, LeaseHolder, Timing, Watcher};
 use consensus::state::ClusterState;
 
 use super::agent::Agent;
@@ -34,7 +34,8 @@ pub(super) struct Daemon {
     pub(super) heard: [[Option<BootTime>; LANS_MAX]; PLACES_MAX],
     pub(super) reports: [u8; PLACES_MAX],
     pub(super) beat_due: BootTime,
-    pub(super) beat_ns: u64,
+    /// The lengths of the cluster's profile.
+    pub(super) profile: Timing,
     pub(super) handed_over_at: Option<BootTime>,
     pub(super) proposals: Proposals,
     /// Entries of others' proposals in this leader's log: index, term, who asked, under which number.

@@ -1,6 +1,6 @@
 //! What the agent of a module sees and can do on its server.
 
-use consensus::liveness::BootTime;
+use consensus::liveness::{BootTime, Timing};
 use consensus::state::{ClusterState, Command, MirrorRecord, ModuleName, ServerId};
 use node::core::right::Standing;
 
@@ -26,6 +26,8 @@ pub(super) struct Desk<'a> {
     pub(super) state: &'a ClusterState,
     pub(super) is_fresh: bool,
     pub(super) lease_until: BootTime,
+    /// The lengths of the cluster's profile.
+    pub(super) profile: Timing,
     /// It calls itself the leader of Raft.
     pub(super) leads_raft: bool,
     pub(super) copy: &'a mut Copy,
@@ -40,6 +42,11 @@ pub(super) struct Desk<'a> {
 impl<'a> Desk<'a> {
     pub(super) fn record(&self) -> Option<&'a MirrorRecord> {
         self.state.modules.get(self.name)
+    }
+
+    /// How long this server's lease is, as it has applied it.
+    pub(super) fn lease_ns(&self) -> u64 {
+        self.profile.of_server(self.state, self.me).lease_ns
     }
 
     pub(super) fn peer(&self) -> Place {

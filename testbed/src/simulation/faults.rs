@@ -125,6 +125,11 @@ pub(super) enum Deed {
         module: usize,
         place: Place,
     },
+    /// A person changes how soon the module asks its servers to count as lost.
+    Heart {
+        module: usize,
+        ms: Option<u32>,
+    },
 }
 
 /// What is done when; in order of time.
@@ -172,6 +177,22 @@ pub(super) fn draw(
     }
     plan.deeds.sort_by_key(|(at, _)| *at);
     plan
+}
+
+/// Draws when modules ask for other leases, in a third of the runs. The source of chance is another one than that of
+/// the faults: all other runs are as they were before modules could ask.
+pub(super) fn draw_hearts(seed: u64, end: u64, modules: usize, plan: &mut Plan) {
+    let mut random = Random::new(!seed);
+    if !random.chance(33) {
+        return;
+    }
+    for _ in 0..random.between(1, 6) {
+        let at = random.between(0, end - SECOND);
+        let module = random.between(0, modules as u64 - 1) as usize;
+        let ms = random.pick(&[None, Some(500), Some(500), Some(800), Some(2000)]);
+        plan.deeds.push((at, Deed::Heart { module, ms }));
+    }
+    plan.deeds.sort_by_key(|(at, _)| *at);
 }
 
 /// One fault on its way into the plan.

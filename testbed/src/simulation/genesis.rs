@@ -61,6 +61,7 @@ impl Genesis {
                 ack: *ack,
                 directories: vec![format!("/srv/{name}")],
                 addresses: Vec::new(),
+                heart_timeout_ms: None,
             });
             let (leads, follows) = (id(module), id(1 - module));
             commands.push(Command::SetWanted {

@@ -100,13 +100,13 @@ impl Member {
             .iter_mut()
             .for_each(|until| *until = BootTime(0));
         let (me, now) = (id(self.place), self.now(out));
-        let timing = Timing::new(genesis.lease_ms);
+        let profile = Timing::new(genesis.lease_ms);
         let watched = match out.bug {
             Some(Bug::TakeoverBeforeGrace) => Timing {
-                lease_ns: timing.lease_ns / 3,
-                ..timing
+                lease_ns: profile.lease_ns / 3,
+                ..profile
             },
-            _ => timing,
+            _ => profile,
         };
         if out.bug == Some(Bug::AdditionForgottenOverRestart) {
             self.copies.iter_mut().for_each(|copy| copy.addition = None);
@@ -116,7 +116,6 @@ impl Member {
         } else {
             (genesis.state.clone(), genesis.durable.log.len())
         };
-        let lease_ns = timing.lease_ns;
         self.daemon = Some(Daemon {
             raft: Raft::new(
                 self.place,
@@ -131,17 +130,17 @@ impl Member {
             state,
             applied,
             watcher: Watcher::new(watched, me, self.incarnation, now),
-            holder: LeaseHolder::new(timing, me, self.incarnation),
+            holder: LeaseHolder::new(profile, me, self.incarnation),
             lease_until: BootTime(0),
             heard: [[None; LANS_MAX]; PLACES_MAX],
             reports: [0; PLACES_MAX],
             beat_due: now,
-            beat_ns: timing.heartbeat_ns,
+            profile,
             handed_over_at: None,
             proposals: Proposals::new(u64::from(self.run) << 32),
             asked: Vec::new(),
             next_session: self.incarnation.0 << 32,
-            agents: self.copies.iter().map(|_| Agent::new(lease_ns)).collect(),
+            agents: self.copies.iter().map(|_| Agent::new()).collect(),
         });
         out.trace.note(
             out.now,
@@ -234,8 +233,8 @@ impl Member {
             Message::BeatAnswer {
                 lan,
                 sent,
-                is_granted,
-            } => self.on_beat_answer(from, lan, sent, is_granted, now, genesis, out),
+                lease_ns,
+            } => self.on_beat_answer(from, lan, sent, lease_ns, now, genesis, out),
             Message::Raft(message) => {
                 let mut todo = Todo::default();
                 if let Some(daemon) = &mut self.daemon {
@@ -301,6 +300,7 @@ impl Member {
             state: &daemon.state,
             is_fresh,
             lease_until: daemon.lease_until,
+            profile: daemon.profile,
             leads_raft: daemon.raft.role == Role::Leader,
             copy,
             address_until,
@@ -352,7 +352,8 @@ impl Member {
         if now < daemon.beat_due {
             return;
         }
-        daemon.beat_due = now.plus_ns(daemon.beat_ns);
+        let timing = daemon.profile.of_server(&daemon.state, id(self.place));
+        daemon.beat_due = now.plus_ns(timing.heartbeat_ns);
         let mut hears = 0;
         for place in daemon.places() {
             if daemon.hears(place, now) {
@@ -430,18 +431,24 @@ impl Member {
             lan: beat.lan,
         };
         let verdict = daemon.watcher.on_heartbeat(&heartbeat, now);
-        let is_granted = match (verdict, out.bug) {
-            (Verdict::NoGrant(NoGrant::Declared), Some(Bug::LeaseWhileDeclared)) => true,
+        let full = daemon.profile.of_server(&daemon.state, id(from)).lease_ns;
+        let lease_ns = match (verdict, out.bug) {
+            (Verdict::NoGrant(NoGrant::Declared), Some(Bug::LeaseWhileDeclared)) => Some(full),
             (
                 Verdict::NoGrant(NoGrant::RunNotKnown | NoGrant::OwnStartNotApplied),
                 Some(Bug::RunUnannounced),
-            ) => true,
-            (verdict, _) => verdict.is_grant(),
+            ) => Some(full),
+            // What it waits for is a third of this.
+            (Verdict::Grant { .. }, Some(Bug::TakeoverBeforeGrace)) => Some(full),
+            (Verdict::Grant { .. }, Some(Bug::LeaseLongerThanWaited)) => {
+                Some(daemon.profile.lease_ns)
+            }
+            (verdict, _) => verdict.lease_ns(),
         };
         let answer = Message::BeatAnswer {
             lan: beat.lan,
             sent: beat.sent,
-            is_granted,
+            lease_ns,
         };
         out.send(self.place, from, beat.lan, answer);
     }
@@ -452,7 +459,7 @@ impl Member {
         from: Place,
         lan: usize,
         sent: BootTime,
-        is_granted: bool,
+        lease_ns: Option<u64>,
         now: BootTime,
         genesis: &Genesis,
         out: &mut Outside,
@@ -463,7 +470,7 @@ impl Member {
                 Some(Bug::LeaseFromReceipt) => now,
                 _ => sent,
             };
-            daemon.holder.on_answer(id(from), sent, is_granted, now);
+            daemon.holder.on_answer(id(from), sent, lease_ns, now);
         }
         self.publish_lease(now, genesis, out);
     }

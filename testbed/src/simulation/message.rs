@@ -27,7 +27,7 @@ pub(super) enum Message {
     BeatAnswer {
         lan: usize,
         sent: BootTime,
-        is_granted: bool,
+        lease_ns: Option<u64>,
     },
     Raft(raft::Message),
     /// To whom it takes for the leader; it may be passed on once.

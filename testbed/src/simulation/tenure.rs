@@ -3,10 +3,13 @@
 //! The right comes from `node::core::right`, the next move about the peer from `node::core::partnership`, and which
 //! write may be answered from `fs_mirror`'s core; what is here is their shell in virtual time.
 
+use std::time::Duration;
+
 use consensus::liveness::BootTime;
 use consensus::state::{AckMode, Command, Epoch, MirrorRecord, Wanted};
 use fs_mirror::replication::core::{Answer, Core, Event};
 use fs_mirror::replication::shipping::Ticket;
+use node::core::address_times::{AddressTimes, Renewal, wait_before_adding};
 use node::core::partnership::{Facts, Move, Stream, next_move};
 use node::core::plan::Stage;
 use node::core::right::Right;
@@ -29,8 +32,6 @@ const ATTACH_RETRY: u64 = 300 * MS;
 /// The kernel keeps an address for this long after its last renewal.
 const ADDRESS_LIFE_MS: (u64, u64) = (1000, 1140);
 const ADDRESS_RENEW_EVERY: u64 = 300 * MS;
-/// As `node::shell::addresses`: an address is not renewed when the rest of the right is shorter than this.
-const ADDRESS_RIGHT_MIN: u64 = 900 * MS;
 /// Writes of the application that wait at a time.
 const WAITING_MAX: usize = 4;
 
@@ -126,6 +127,8 @@ pub(super) struct Tenure {
     partner: Partner,
     writes: Vec<Waiting>,
     renewed: Option<BootTime>,
+    /// No address before this time.
+    addresses_from: BootTime,
     drains_at: Option<u64>,
 }
 
@@ -154,6 +157,7 @@ impl Tenure {
             partner: Partner::Idle,
             writes: Vec::new(),
             renewed: None,
+            addresses_from: desk.now.plus_ns(address_wait_ns(desk)),
             drains_at: None,
         };
         tenure.adjust(desk);
@@ -202,11 +206,16 @@ impl Tenure {
     /// As the keeper of addresses does it, with the rest of the right.
     fn renew_address(&mut self, desk: &mut Desk<'_>) {
         let Some(renewed) = self.renewed else { return };
-        match self.gate.remaining_ns(desk.now) {
-            None => *desk.address_until = BootTime(0),
-            Some(left) if left < ADDRESS_RIGHT_MIN => {}
-            Some(_) if desk.now.ns_since(renewed) < ADDRESS_RENEW_EVERY => {}
-            Some(_) => {
+        if desk.now < self.addresses_from {
+            return;
+        }
+        let times = AddressTimes::of_lease(Duration::from_nanos(desk.lease_ns()));
+        let left = self.gate.remaining_ns(desk.now);
+        match times.renewal(left.map(Duration::from_nanos)) {
+            Renewal::Drop => *desk.address_until = BootTime(0),
+            Renewal::Skip => {}
+            Renewal::Renew if desk.now.ns_since(renewed) < ADDRESS_RENEW_EVERY => {}
+            Renewal::Renew => {
                 let (low, high) = ADDRESS_LIFE_MS;
                 let life = desk.out.random.between(low, high) * MS;
                 *desk.address_until = desk.now.plus_ns(life);
@@ -684,4 +693,12 @@ impl Tenure {
     pub(super) fn is_settled(&self) -> bool {
         self.stage == Stage::Serving
     }
+}
+
+/// As `node::agent` does it at the begin of a tenure.
+fn address_wait_ns(desk: &Desk<'_>) -> u64 {
+    let wait = desk.record().map_or(Duration::ZERO, |record| {
+        wait_before_adding(desk.profile, desk.state, record, desk.me)
+    });
+    wait.as_nanos() as u64
 }

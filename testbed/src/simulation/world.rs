@@ -7,7 +7,7 @@ use consensus::state::{AckMode, Command, MirrorRecord, Wanted};
 
 use super::Options;
 use super::clock::{Clock, DRIFT_PPM_MAX, MS, SECOND};
-use super::faults::{DISK_USUAL_US, Deed, Plan, draw};
+use super::faults::{DISK_USUAL_US, Deed, Plan, draw, draw_hearts};
 use super::genesis::Genesis;
 use super::member::{Member, holds_copies, id};
 use super::message::{Channel, Place};
@@ -57,7 +57,8 @@ impl World {
         let genesis = Genesis::new(places, lease_ms, &acks)?;
         let lans = random.pick(&[1, 1, 2]);
         let safety = random.between(8, 16) * SECOND;
-        let plan = draw(&mut random, safety, places, modules, lans);
+        let mut plan = draw(&mut random, safety, places, modules, lans);
+        draw_hearts(seed, safety, modules, &mut plan);
         let members = (0..places)
             .map(|place| {
                 let ppm = random.between(0, 2 * DRIFT_PPM_MAX) as i64 - DRIFT_PPM_MAX as i64;
@@ -231,6 +232,7 @@ impl World {
             Deed::Swap { module } => self.swap(module),
             Deed::Rest { module, place } => self.wish(module, place, Wanted::Stopped),
             Deed::Resume { module, place } => self.wish(module, place, Wanted::Started),
+            Deed::Heart { module, ms } => self.reconfigure(module, ms),
         }
     }
 
@@ -280,6 +282,38 @@ impl World {
         }
     }
 
+    /// A person asks whoever listens; what is lost on the way is not asked for again.
+    fn reconfigure(&mut self, module: usize, heart_timeout_ms: Option<u32>) {
+        let records = &self.out.oracle.truth.modules;
+        let Some(record) = self
+            .genesis
+            .modules
+            .get(module)
+            .and_then(|name| records.get(name))
+        else {
+            return;
+        };
+        let command = Command::ReconfigureModule {
+            name: record.name.clone(),
+            package: record.package,
+            ack: record.ack,
+            directories: record.directories.clone(),
+            addresses: record.addresses.clone(),
+            heart_timeout_ms,
+        };
+        self.ask_anybody(command);
+    }
+
+    fn ask_anybody(&mut self, command: Command) {
+        let listener = self
+            .members
+            .iter_mut()
+            .find(|member| member.is_up() && !member.is_frozen);
+        if let Some(member) = listener {
+            member.ask(command, &self.out);
+        }
+    }
+
     fn wish(&mut self, module: usize, place: Place, wanted: Wanted) {
         for wish in &mut self.wishes {
             if (wish.0, wish.1) == (module, place) {
@@ -307,13 +341,7 @@ impl World {
                 server: id(place),
                 wanted,
             };
-            let listener = self
-                .members
-                .iter_mut()
-                .find(|member| member.is_up() && !member.is_frozen);
-            if let Some(member) = listener {
-                member.ask(command, &self.out);
-            }
+            self.ask_anybody(command);
             return;
         }
     }

@@ -180,6 +180,11 @@ fn primary_power_cut_with_a_fast_lease() {
 }
 
 #[test]
+fn heart_timeout() {
+    one_round("heart_timeout");
+}
+
+#[test]
 fn members_come_and_go() {
     one_round("members_come_and_go");
 }

@@ -33,7 +33,8 @@ fn the_lengths_follow_from_the_lease() {
 fn valid_until(script: &Script, answers: &[(ServerId, u64, bool)]) -> Option<u64> {
     let mut holder = LeaseHolder::new(Timing::default(), S1, run(1));
     for (voter, sent, is_granted) in answers {
-        holder.on_answer(*voter, ms(*sent), *is_granted, ms(10_000));
+        let lease_ns = GRANTED.filter(|_| *is_granted);
+        holder.on_answer(*voter, ms(*sent), lease_ns, ms(10_000));
     }
     holder
         .valid_until(&script.state, ms(10_000))
@@ -87,7 +88,7 @@ fn a_pair_without_a_witness_depends_on_its_first_server() {
     assert_eq!(valid_until(&pair, &[]), Some(11_500));
     let mut second = LeaseHolder::new(Timing::default(), S2, run(1));
     assert_eq!(second.valid_until(&pair.state, ms(10_000)), None);
-    second.on_answer(S1, ms(9000), true, ms(10_000));
+    second.on_answer(S1, ms(9000), GRANTED, ms(10_000));
     assert_eq!(
         second.valid_until(&pair.state, ms(10_000)),
         Some(ms(10_500))
@@ -98,7 +99,7 @@ fn a_pair_without_a_witness_depends_on_its_first_server() {
 fn a_run_the_cluster_does_not_know_has_no_lease() {
     let mut trio = trio();
     let mut holder = LeaseHolder::new(Timing::default(), S1, run(2));
-    holder.on_answer(S2, ms(9000), true, ms(10_000));
+    holder.on_answer(S2, ms(9000), GRANTED, ms(10_000));
     assert_eq!(holder.valid_until(&trio.state, ms(10_000)), None);
     trio.must("start s1");
     assert_eq!(

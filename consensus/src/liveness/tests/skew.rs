@@ -53,7 +53,7 @@ proptest! {
                 let heartbeat = Heartbeat { from: S1, incarnation: run(1), sent: of_server.at(sent), applied: 99, lan: 0 };
                 let verdict = watcher.on_heartbeat(&heartbeat, of_voter.at(arrival));
                 // The answer travels in no time: the longest lease it can give.
-                holder.on_answer(W3, heartbeat.sent, verdict.is_grant(), of_server.at(arrival));
+                holder.on_answer(W3, heartbeat.sent, verdict.lease_ns(), of_server.at(arrival));
             }
             let declares = watcher.on_tick(of_voter.at(real)).iter().any(|action| match action {
                 Action::ProposeDeclare { server, .. } => *server == S1,

@@ -22,7 +22,7 @@ fn removal() -> Removal {
     let behind = script.state.clone();
     script.must("remove w3");
     let mut holder = LeaseHolder::new(Timing::default(), S2, run(1));
-    holder.on_answer(W3, ms(9900), true, ms(10_000));
+    holder.on_answer(W3, ms(9900), GRANTED, ms(10_000));
     Removal {
         script,
         behind,
@@ -78,7 +78,7 @@ fn replaced_voters_keep_their_say_until_a_majority_of_them_knew_for_longer_than_
     // Server 2 has applied it; nothing happens before a lease and its margin have passed since that was heard.
     let mut proposed_at = None;
     for now in (5100..=8000).step_by(100) {
-        assert_eq!(hear(&mut watcher, now, replaced_at), Verdict::Grant);
+        assert_eq!(hear(&mut watcher, now, replaced_at), GRANT);
         for action in watcher.on_tick(ms(now)) {
             assert!(
                 matches!(action, Action::ProposeSettle { replaced_at: at, .. } if at == replaced_at)
@@ -254,7 +254,7 @@ impl World {
             .watcher
             .on_heartbeat(&heartbeat, ms(self.now));
         let holder = &mut self.members[from].holder;
-        holder.on_answer(MEMBERS[to], ms(self.now), verdict.is_grant(), ms(self.now));
+        holder.on_answer(MEMBERS[to], ms(self.now), verdict.lease_ns(), ms(self.now));
     }
 
     fn step(&mut self, happening: &Happening) {

@@ -88,8 +88,6 @@ fn shown(action: &Action) -> String {
     }
 }
 
-const GRANT: Verdict = Verdict::Grant;
-
 #[test]
 fn a_silent_member_is_declared_when_its_lease_has_surely_run_out() {
     let mut stage = Stage::new();

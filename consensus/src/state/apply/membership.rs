@@ -376,6 +376,7 @@ impl ClusterState {
         self.declarations.remove(&server);
         self.withdrawals.remove(&server);
         self.role_change_index.remove(&server);
+        self.shortest_hearts.remove(&server);
         for by_voter in self.declarations.values_mut() {
             by_voter.remove(&server);
         }

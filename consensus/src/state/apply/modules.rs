@@ -20,6 +20,7 @@ pub(super) struct Settings<'a> {
     pub(super) ack: AckMode,
     pub(super) directories: &'a [String],
     pub(super) addresses: &'a [IpAddr],
+    pub(super) heart_timeout_ms: Option<u32>,
 }
 
 impl ClusterState {
@@ -68,6 +69,7 @@ impl ClusterState {
             package: settings.package,
             directories,
             addresses: settings.addresses.to_vec(),
+            heart_timeout_ms: settings.heart_timeout_ms,
             last_cause,
         };
         self.modules.insert(name.clone(), record);
@@ -86,6 +88,7 @@ impl ClusterState {
         let mut changed = record.clone();
         changed.package = settings.package;
         changed.addresses = settings.addresses.to_vec();
+        changed.heart_timeout_ms = settings.heart_timeout_ms;
         changed.ack = settings.ack;
         changed.directories = directories;
         if changed == *record {

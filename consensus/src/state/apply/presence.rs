@@ -148,6 +148,8 @@ impl ClusterState {
         self.withdrawals.remove(&server);
         // No lease before the new run knows what the former one gave away.
         self.role_change_index.insert(server, entry.index);
+        // Nothing is left of the leases of the former run.
+        self.shortest_hearts.remove(&server);
         let started = self.record(
             entry,
             None,

@@ -52,6 +52,10 @@ fn ack() -> impl Strategy<Value = AckMode> {
     prop_oneof![Just(AckMode::Disk), Just(AckMode::Receipt)]
 }
 
+fn heart() -> impl Strategy<Value = Option<u32>> {
+    proptest::option::of(prop_oneof![Just(0), Just(500), Just(u32::MAX)])
+}
+
 fn directories() -> impl Strategy<Value = Vec<String>> {
     proptest::collection::vec(
         prop_oneof![Just("/srv/db"), Just("/srv/web"), Just("/a"), Just("/")],
@@ -150,8 +154,8 @@ fn command() -> impl Strategy<Value = (Command, u8)> {
             server,
             wanted
         }),
-        (module(), server(), server(), ack(), directories()).prop_map(
-            move |(name, a, b, ack, directories)| {
+        (module(), server(), server(), ack(), directories(), heart()).prop_map(
+            move |(name, a, b, ack, directories, heart_timeout_ms)| {
                 Command::InstallModule {
                     name,
                     servers: [a, b],
@@ -159,18 +163,22 @@ fn command() -> impl Strategy<Value = (Command, u8)> {
                     ack,
                     directories,
                     addresses: Vec::new(),
+                    heart_timeout_ms,
                 }
             }
         ),
-        (module(), ack(), directories()).prop_map(move |(name, ack, directories)| {
-            Command::ReconfigureModule {
-                name,
-                package,
-                ack,
-                directories,
-                addresses: Vec::new(),
+        (module(), ack(), directories(), heart()).prop_map(
+            move |(name, ack, directories, heart_timeout_ms)| {
+                Command::ReconfigureModule {
+                    name,
+                    package,
+                    ack,
+                    directories,
+                    addresses: Vec::new(),
+                    heart_timeout_ms,
+                }
             }
-        }),
+        ),
         module().prop_map(|name| Command::UninstallModule { name }),
         server().prop_map(|server| Command::RemoveMember { server }),
     ];
@@ -211,6 +219,14 @@ fn check_step(
     }
     prop_assert!(after.last_server >= before.last_server);
     prop_assert!(after.removed.is_superset(&before.removed));
+    for (server, member) in &after.members {
+        let shortest = |state: &ClusterState| state.shortest_hearts.get(server).copied();
+        let asked = after.heart_timeout_ms(*server);
+        prop_assert!(asked.is_none_or(|asked| shortest(after).is_some_and(|least| least <= asked)));
+        if before.knows_run(*server, member.incarnation) && shortest(before).is_some() {
+            prop_assert!(shortest(after).is_some() && shortest(after) <= shortest(before));
+        }
+    }
     for (name, record) in &after.modules {
         let Some(earlier) = before.modules.get(name) else {
             prop_assert!(record.epoch > before.epoch_floor && record.in_sync.is_empty());

@@ -223,6 +223,7 @@ impl Script {
             .into_iter()
             .map(|ip| ip.parse().unwrap())
             .collect();
+        let heart_timeout_ms = words.number("heart").map(|ms| ms as u32);
         match words.at(0) {
             "install" => {
                 let servers = [self.id(words.at(2)), self.id(words.at(3))];
@@ -233,6 +234,7 @@ impl Script {
                     ack,
                     directories,
                     addresses,
+                    heart_timeout_ms,
                 }
             }
             "reconfigure" => Command::ReconfigureModule {
@@ -241,6 +243,7 @@ impl Script {
                 ack,
                 directories,
                 addresses,
+                heart_timeout_ms,
             },
             _ => Command::UninstallModule { name },
         }
@@ -368,6 +371,22 @@ impl Script {
                 writeln!(text, "{name}: {}", self.shown_roles(record)).unwrap();
             }
         }
+        for server in self.state.members.keys() {
+            let hearts = |state: &ClusterState| {
+                let shortest = state.shortest_hearts.get(server).copied();
+                (state.heart_timeout_ms(*server), shortest)
+            };
+            if hearts(before) != hearts(&self.state) {
+                let (asked, shortest) = hearts(&self.state);
+                writeln!(
+                    text,
+                    "{}: {}",
+                    self.names([*server]),
+                    shown_hearts(asked, shortest)
+                )
+                .unwrap();
+            }
+        }
         if before.voters() != self.state.voters() {
             writeln!(text, "voters: {}", self.names(self.state.voters())).unwrap();
         }
@@ -455,6 +474,15 @@ fn shown(accepted: Accepted) -> String {
         Accepted::Unchanged => "unchanged\n".to_owned(),
         Accepted::MemberAdded(id) => format!("added as number {id}\n"),
     }
+}
+
+fn shown_hearts(asked: Option<u32>, shortest: Option<u32>) -> String {
+    let ms = |ms: Option<u32>| ms.map_or_else(|| "nothing".to_owned(), |ms| format!("{ms} ms"));
+    format!(
+        "its modules ask for {}, of this run for {} at the least",
+        ms(asked),
+        ms(shortest)
+    )
 }
 
 fn module(name: &str) -> ModuleName {

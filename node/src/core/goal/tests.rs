@@ -25,6 +25,7 @@ pub(crate) fn record(epoch: u64, primary: Option<ServerId>, in_sync: &[ServerId]
         diverged: BTreeMap::new(),
         unfilled: BTreeSet::new(),
         received_only: BTreeSet::new(),
+        heart_timeout_ms: None,
         last_cause: EventId(0),
     }
 }

@@ -11,37 +11,15 @@ use tracing::{info, warn};
 
 use super::netlink::Netlink;
 use super::{AddressError, Interface};
+use crate::core::address_times::{EXPIRY_MAX, Renewal};
 use crate::shell::announce::{Announcer, Schedule};
 
 /// The lifetime the kernel is given. One second is its smallest unit.
 const LIFETIME_S: u32 = 1;
 /// How often the lifetime starts anew: three chances before it ends.
 pub const RENEW_EVERY: Duration = Duration::from_millis(300);
-/// The address is gone at the latest this long after its last renewal (measured: 1.01-1.14 s).
-pub const EXPIRY_MAX: Duration = Duration::from_millis(1200);
 /// The thread runs before ordinary ones: a busy machine must not lose its address.
 const NICENESS: i32 = -10;
-
-/// The answer to "may this server go on holding the address?".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewal {
-    /// Yes, for another lifetime (up to [`EXPIRY_MAX`] from now).
-    Renew,
-    /// Not for another lifetime, but for what is left of this one: the right may be about to end.
-    Skip,
-    /// No: away with it at once.
-    Drop,
-}
-
-impl From<bool> for Renewal {
-    fn from(may_renew: bool) -> Renewal {
-        if may_renew {
-            Renewal::Renew
-        } else {
-            Renewal::Drop
-        }
-    }
-}
 
 /// A virtual address on this server, held until [`drop_now`](AddressKeeper::drop_now), until the
 /// right to it ends, or until this value is dropped.

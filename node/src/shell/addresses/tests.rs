@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::core::address_times::Renewal;
 use crate::shell::announce::ANNOUNCE_AT;
 use crate::shell::frames::{claim, claim_ether_type};
 use crate::shell::packet_socket::PacketSocket;
