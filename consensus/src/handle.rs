@@ -30,7 +30,7 @@ use crate::raft::config::{SILENCE_HEARTBEATS, raft_config};
 use crate::raft::dial::{AddressBook, Dialer, Links};
 use crate::raft::flusher::Flusher;
 use crate::raft::guard::Guard;
-use crate::raft::leadership::hand_over;
+use crate::raft::leadership::{hand_over, replace_lost_leader};
 use crate::raft::log::{RaftLog, SnapshotStore};
 use crate::raft::machine::{Applied, Machine};
 use crate::raft::membership::maintain;
@@ -256,9 +256,12 @@ impl Consensus {
         };
         let (thread, actions) = LivenessThread::start(beats).map_err(StartError::Thread)?;
         let silence = Duration::from_nanos(timing.lease_ns / 2);
+        let replacing =
+            replace_lost_leader(me, raft.clone(), heard.clone(), applied.clone(), timing);
         let tasks = vec![
             spawn(maintain(raft.clone(), applied.clone())),
             spawn(hand_over(me, raft.clone(), heard.clone(), silence)),
+            spawn(replacing),
             spawn(declare(me, proposer.clone(), actions)),
         ];
         let guard = Guard {

@@ -1,17 +1,21 @@
-//! A leader that cannot reach a voter that others reach hands leadership over (rule R17): a task that acts while this member
-//! leads. Otherwise cutting one link would keep the voter behind it from proposing anything.
+//! Who leads the log (rule R17). A leader that cannot reach a voter that others reach hands leadership over: otherwise cutting
+//! one link would keep the voter behind it from proposing anything. A leader whose server counts as lost is replaced at once:
+//! modules may have made its lease shorter than Raft's own patience, and nothing takes over before there is another leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use super::machine::Applied;
 use super::membership::{Configured, configured};
 use super::types::Raft;
 use crate::heard::Heard;
+use crate::liveness::Timing;
 use crate::state::ServerId;
 
 /// Between two looks.
@@ -20,6 +24,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const COOL_DOWN: Duration = Duration::from_secs(5);
 /// A hand-over that has not ended the term by then is repeated: a leader that hands over proposes nothing and has no way back.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
+/// Voters offer themselves one after the other, so that they do not split the votes.
+const BETWEEN_CANDIDATES: Duration = Duration::from_millis(150);
 
 /// Who should lead instead of a leader that hears `hears`, given what the other voters report: the voter that hears the most,
 /// if it hears somebody the leader does not, and misses nobody the leader hears. The leader must hear it.
@@ -154,9 +160,76 @@ pub(crate) async fn hand_over(me: ServerId, raft: Raft, heard: Arc<Heard>, silen
     }
 }
 
+/// Runs until Raft stops. Where the leader's silence is long enough for its server to count as lost, this member asks for an
+/// election instead of waiting for Raft's timer. It asks for votes first (pre-vote), so whoever still hears the leader, or has
+/// more of the log, keeps it from disturbing anything.
+pub(crate) async fn replace_lost_leader(
+    me: ServerId,
+    raft: Raft,
+    heard: Arc<Heard>,
+    applied: watch::Receiver<Applied>,
+    profile: Timing,
+) {
+    loop {
+        sleep(LOOK_INTERVAL / 2).await;
+        let metrics = raft.metrics().borrow_watched().clone();
+        if metrics.running_state.is_err() {
+            return;
+        }
+        let others_lead = metrics.current_leader.filter(|leader| *leader != me.0);
+        let Some(leader) = others_lead.map(ServerId) else {
+            continue;
+        };
+        let lease = profile.of_server(&applied.borrow().state, leader);
+        let patience = Duration::from_nanos(lease.declare_after_ns());
+        let silence = heard.age_any(leader);
+        if silence.is_some_and(|silence| {
+            is_candidate(me, leader, &configured(&metrics).voters, silence, patience)
+        }) && raft.trigger().elect(true).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Whether it is this member's turn to lead in the place of `leader`, which was silent for so long.
+fn is_candidate(
+    me: ServerId,
+    leader: ServerId,
+    voters: &BTreeSet<u64>,
+    silence: Duration,
+    patience: Duration,
+) -> bool {
+    let mut candidates = voters.iter().filter(|voter| **voter != leader.0);
+    candidates
+        .position(|voter| *voter == me.0)
+        .is_some_and(|turn| silence > patience + BETWEEN_CANDIDATES * turn as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn voters_offer_themselves_one_after_the_other_when_the_leader_is_lost() {
+        let turn_comes = |me, silent_ms| {
+            let (patience, silence) =
+                (Duration::from_millis(805), Duration::from_millis(silent_ms));
+            is_candidate(
+                ServerId(me),
+                ServerId(2),
+                &[1, 2, 3].into(),
+                silence,
+                patience,
+            )
+        };
+        assert!(!turn_comes(1, 805), "it may hold its lease");
+        assert!(turn_comes(1, 806));
+        assert!(!turn_comes(3, 955), "it is the turn of 1");
+        assert!(turn_comes(3, 956));
+        assert!(!turn_comes(4, 60_000), "no voter");
+        assert!(!turn_comes(2, 60_000), "the leader itself");
+    }
 
     fn ids(ids: &[u64]) -> BTreeSet<ServerId> {
         ids.iter().copied().map(ServerId).collect()

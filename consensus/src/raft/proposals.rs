@@ -1,5 +1,6 @@
 //! Proposals and linearizable reads: done here when this member leads, otherwise forwarded to the leader.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -255,9 +256,14 @@ impl Proposer {
         }
     }
 
-    /// Has `voter` ask the leader it knows.
+    /// Has `voter` ask the leader it knows. Gives up waiting when this member learns of another one.
     async fn attempt_through(&self, voter: ServerId, asked: Asked<'_>) -> Attempt {
-        let hopeless = self.links.until_left(voter, Purpose::Proposals);
+        let hopeless = async {
+            tokio::select! {
+                () = self.until_another_leads(self.leader()) => {}
+                () = self.links.until_left(voter, Purpose::Proposals) => {}
+            }
+        };
         self.ask(voter, asked, true, hopeless).await
     }
 
@@ -275,10 +281,12 @@ impl Proposer {
         relay: bool,
         hopeless: impl Future<Output = ()>,
     ) -> Attempt {
-        let (Ok(body), Ok(channel)) = (
-            encode(asked.proposal),
-            self.links.channel(member, Purpose::Proposals).await,
-        ) else {
+        let mut hopeless = pin!(hopeless);
+        let dialled = tokio::select! {
+            dialled = self.links.channel(member, Purpose::Proposals) => dialled,
+            () = &mut hopeless => return Attempt::NotSent,
+        };
+        let (Ok(body), Ok(channel)) = (encode(asked.proposal), dialled) else {
             return Attempt::NotSent;
         };
         let request = ProposeRequest {
@@ -320,14 +328,15 @@ impl Proposer {
     /// Returns when an answer of `leader` on the present connection is not worth waiting for.
     async fn until_hopeless(&self, leader: ServerId) {
         tokio::select! {
-            () = self.until_another_leads(leader) => {}
+            () = self.until_another_leads(Some(leader)) => {}
             () = self.links.until_left(leader, Purpose::Proposals) => {}
         }
     }
 
-    async fn until_another_leads(&self, leader: ServerId) {
+    async fn until_another_leads(&self, leader: Option<ServerId>) {
+        let leader = leader.map(|leader| leader.0);
         let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().current_leader == Some(leader.0) {
+        while metrics.borrow_watched().current_leader == leader {
             if metrics.changed().await.is_err() {
                 return;
             }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// A connection that does not come up in this time is given up.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 /// A write that is not answered in this time has an unknown outcome.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reading everything back may take this long.
