@@ -588,6 +588,11 @@ impl Daemon {
             let state = Arc::clone(&applied.borrow_and_update().state);
             {
                 let mut agents = self.agents.lock();
+                // Whoever leaves asks the agents that are listed, after this flag: one that came later would lead again, and end
+                // with the process, its watchdog armed.
+                if *self.stopping.borrow() {
+                    return;
+                }
                 agents.retain(|_, agent| !agent.has_ended());
                 for record in state
                     .modules

@@ -11,6 +11,7 @@ use module::Package;
 
 use crate::agent::open_addition::replace_durably;
 use crate::member::Member;
+use crate::shell::blocking::blocking;
 
 /// Largest package, bytes.
 pub const PACKAGE_BYTES_MAX: usize = 16 << 20;
@@ -39,7 +40,7 @@ pub async fn keep(member: &Arc<Member>, bytes: Bytes) -> Result<PackageHash, Pac
         let package = Package::read(&bytes).map_err(Box::new)?;
         let hash = PackageHash(package.hash());
         replace_durably(&member.paths.package(&hash), &bytes)?;
-        Ok(hash)
+        Ok::<_, PackageError>(hash)
     })
     .await
 }
@@ -74,17 +75,9 @@ pub async fn unpacked(
             member.module_dir(&module)?;
             package.extract(&directory).map_err(Box::new)?;
         }
-        Ok((package, directory))
+        Ok::<_, PackageError>((package, directory))
     })
     .await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PackageError> + Send + 'static,
-) -> Result<T, PackageError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 async fn fetch(member: &Arc<Member>, hash: &PackageHash) -> Result<Bytes, PackageError> {

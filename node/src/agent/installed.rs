@@ -11,6 +11,7 @@ use super::open_addition::OpenAddition;
 use super::scripts::Application;
 use crate::member::Member;
 use crate::packages;
+use crate::shell::blocking::blocking;
 
 /// Why a module cannot run on this server for now.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +69,14 @@ impl Installed {
         let scripts = member.paths.scripts(module);
         let addresses = configuration.addresses();
         // A mount that does not answer keeps its opener waiting: not on a thread that others need.
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = blocking(move || {
             std::fs::create_dir_all(scripts)?;
             crate::shell::addresses::remove_leftovers(&addresses)?;
             let copy = Copy::open(config)?;
             let addition = OpenAddition::load(&module_dir)?;
             Ok::<_, NotReady>((copy, Arc::new(addition)))
         });
-        let (copy, addition) = opening
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let (copy, addition) = opening.await?;
         Ok(Some(Installed {
             installation,
             configuration,

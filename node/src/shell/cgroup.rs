@@ -14,6 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::blocking::blocking;
+
 #[cfg(test)]
 mod tests;
 
@@ -202,9 +204,7 @@ impl Cgroup {
     /// As there.
     pub async fn kill(&self, deadline: Duration) -> Result<(), CgroupError> {
         let cgroup = self.clone();
-        tokio::task::spawn_blocking(move || cgroup.kill_blocking(deadline))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        blocking(move || cgroup.kill_blocking(deadline)).await
     }
 
     /// Removes this cgroup and those below it, all of which must be empty. One that is not there

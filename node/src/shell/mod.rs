@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod announce;
+pub mod blocking;
 pub mod cgroup;
 mod frames;
 pub mod heap;
