@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat, statfs};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat, statfs, syncfs};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -128,6 +128,15 @@ impl Copy {
     /// The real directory (an `O_PATH` descriptor), whatever is mounted over it.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// Returns when everything that was ever written to this copy is on its disk.
+    ///
+    /// # Errors
+    /// The disk failed, and says so once: a later success means nothing (R11).
+    pub fn sync(&self) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(self.root(), c".", flags, Mode::empty()).and_then(syncfs)
     }
 
     /// What was set aside of this copy.

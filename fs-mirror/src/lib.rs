@@ -24,7 +24,7 @@ pub use aside::{Aside, AsideFile, AsideSet, BELOW_STATE as ASIDE_BELOW_STATE};
 pub use copy::{Copy, CopyConfig, EpochError, OpenError};
 pub use epoch::Epoch;
 pub use gate::Gate;
-pub use primary::{Primary, PrimaryEvent, PrimaryOptions, Unmount};
+pub use primary::{DrainError, Primary, PrimaryEvent, PrimaryOptions, StopError, Unmount};
 pub use replication::link::Link;
 pub use replication::wire::{Hello, HelloReply, RefusalReason, Start};
 pub use resync::Progress;

@@ -6,11 +6,11 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::fs::{Mode, OFlags, openat, syncfs};
 
 use crate::copy::EpochError;
 use crate::fs::{Access, Errno, Fault, Fs};
@@ -21,7 +21,7 @@ use crate::replication::link::Link;
 use crate::replication::replicator::{
     AdditionHold, AttachError, LossCause, Replicator, ReplicatorEvent, StaleRecord, WaitError,
 };
-use crate::replication::shipping::Shipping;
+use crate::replication::shipping::{Shipping, Ticket};
 use crate::replication::stats::ReplicationStats;
 use crate::replication::wire::{Hello, Start};
 use crate::resync::source::{Outcome, Source};
@@ -30,6 +30,9 @@ use crate::{Copy, Epoch, Gate};
 
 /// How long processes may take to leave the directory before a clean unmount becomes an abort.
 pub const USERS_LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long what was changed between the drain and the end of a clean unmount may take to be on both disks.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often modification times of files that stay open are shipped.
 const TIMES_SWEPT_EVERY: Duration = Duration::from_secs(1);
@@ -135,6 +138,17 @@ pub enum DrainError {
     Secondary(#[from] WaitError),
 }
 
+/// Why a primary did not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The mount did not come off cleanly.
+    #[error("take the mount off")]
+    Unmount(#[from] UnmountError),
+    /// What was changed on the way down, and acknowledged, may not be applied on the secondary.
+    #[error("make what was changed last the same on both copies")]
+    NotDrained(#[from] DrainError),
+}
+
 /// A primary that runs.
 pub struct Primary {
     copy: Arc<Copy>,
@@ -143,6 +157,9 @@ pub struct Primary {
     replicator: Arc<Replicator<Answer>>,
     events: Arc<PrimaryEventSink>,
     mount: Mutex<Option<Mount>>,
+    /// The barrier up to which the last drain made both copies equal.
+    drained_to: Mutex<Ticket>,
+    is_confirmed: AtomicBool,
     resync: Mutex<Option<Resync>>,
     /// The last resync, for whoever asks how far it is: never locked across network or disk.
     shown: Mutex<Option<Arc<Source<Answer>>>>,
@@ -203,6 +220,8 @@ impl Primary {
             replicator,
             events,
             mount,
+            drained_to: Mutex::new(Ticket::NotShipped),
+            is_confirmed: AtomicBool::new(false),
             resync,
             shown: Mutex::default(),
             sweeper,
@@ -275,15 +294,16 @@ impl Primary {
     }
 
     /// The addition of the peer may be committed unseen: requests are acknowledged only with the peer from now on (R6).
-    /// Returns once everything before is acknowledged; only then may the addition be proposed (R10).
+    /// Returns once everything before is applied there; only then may the addition be proposed (R10).
     ///
     /// # Errors
     /// The addition must not be proposed; requests are answered as before the call.
     pub fn hold_for_addition(&self, patience: Duration) -> Result<AdditionHold, WaitError> {
         let session = self.replicator.session();
         if session != 0 {
-            // A peer that started anew may not be missed yet, and nothing may be on its way to it: what it acknowledged in its
-            // former run proves nothing now. Its start makes a new record, and this is sent under the record in force.
+            // What was acknowledged may only have been received. And a peer that started anew may not be missed yet, with nothing on its
+            // way to it: what it acknowledged in its former run proves nothing now. Its start makes a new record, and this is sent under
+            // the record in force.
             self.fs.ship_barrier(session);
         }
         self.replicator.hold_for_addition(patience)
@@ -316,27 +336,61 @@ impl Primary {
     pub fn drain(&self, within: Duration) -> Result<(), DrainError> {
         let deadline = Instant::now() + within;
         self.fs.sweep_times();
-        let session = self.replicator.session();
-        if session != 0 {
-            self.fs.ship_barrier(session);
-        }
-        self.sync_copy().map_err(DrainError::Sync)?;
-        Ok(self
-            .replicator
-            .wait_idle(deadline.saturating_duration_since(Instant::now()))?)
+        let barrier = self.ship_barrier();
+        self.sync()?;
+        self.replicator
+            .wait_idle(deadline.saturating_duration_since(Instant::now()))?;
+        *self.drained_to.lock() = barrier;
+        Ok(())
     }
 
-    fn sync_copy(&self) -> Result<(), Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let synced = openat(self.copy.root(), c".", flags, Mode::empty()).and_then(syncfs);
-        if let Err(errno) = synced {
-            let errno = errno.raw_os_error();
+    /// `NotShipped`: no session runs.
+    fn ship_barrier(&self) -> Ticket {
+        loop {
+            let session = self.replicator.session();
+            let ticket = match session {
+                0 => Ticket::NotShipped,
+                _ => self.fs.ship_barrier(session),
+            };
+            // Not shipped: that session has ended, and another may have begun.
+            if session == 0 || ticket != Ticket::NotShipped {
+                return ticket;
+            }
+        }
+    }
+
+    /// Drains once more when anything was changed since: somebody outside the application may have done so. A copy that does not
+    /// count needs nothing.
+    fn settle(&self) -> Result<(), DrainError> {
+        if !self.replicator.waits_for_peer() {
+            return Ok(());
+        }
+        let drained_to = *self.drained_to.lock();
+        if drained_to == Ticket::NotShipped || drained_to != self.replicator.last_change() {
+            self.drain(SETTLE_WITHIN)?;
+        }
+        let is_confirmed = *self.drained_to.lock() != Ticket::NotShipped;
+        self.is_confirmed.store(is_confirmed, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a clean end left both copies equal and on both disks, by word of the secondary, and nothing was acknowledged after that.
+    pub fn is_confirmed(&self) -> bool {
+        self.is_confirmed.load(Ordering::Acquire)
+    }
+
+    /// Returns when everything that was ever applied to this copy is on its disk. A success after a failure means nothing.
+    ///
+    /// # Errors
+    /// `Sync`; `LocalDiskFailed` was told.
+    pub fn sync(&self) -> Result<(), DrainError> {
+        self.copy.sync().map_err(|errno| {
             (self.events)(PrimaryEvent::LocalDiskFailed {
                 operation: "syncfs",
-                errno,
+                errno: errno.raw_os_error(),
             });
-        }
-        synced
+            DrainError::Sync(errno)
+        })
     }
 
     /// How far the last resync is, or was; all zero before the first.
@@ -350,12 +404,14 @@ impl Primary {
         self.replicator.stats()
     }
 
-    /// Ends the session and takes the mount off.
+    /// Takes the mount off and ends the session. Before a clean end what was changed since a drain is made the same on both copies.
     ///
     /// # Errors
-    /// `Busy`: somebody would not leave, and was cut off. `Io`: the mount is dead, but the system kept it.
-    pub fn stop(&self, how: Unmount) -> Result<(), UnmountError> {
-        let unmounted = match self.mount.lock().take() {
+    /// `Busy`: somebody would not leave, and was cut off. `Io`: the mount is dead, but the system kept it. `NotDrained`: the secondary may
+    /// lack what it has acknowledged on receipt, should it start anew.
+    pub fn stop(&self, how: Unmount) -> Result<(), StopError> {
+        let mount = self.mount.lock().take();
+        let unmounted = match mount {
             Some(mount) => self.unmount(mount, how),
             None => Ok(()),
         };
@@ -367,17 +423,24 @@ impl Primary {
         unmounted
     }
 
-    fn unmount(&self, mount: Mount, how: Unmount) -> Result<(), UnmountError> {
+    fn unmount(&self, mount: Mount, how: Unmount) -> Result<(), StopError> {
         match how {
             Unmount::Clean => match mount.stop(mount::Unmount::Clean(USERS_LEAVE_WITHIN)) {
-                Ok(()) => Ok(()),
+                Ok(()) => Ok(self.settle()?),
                 Err((error, Some(mount))) => {
-                    self.abort(*mount)?;
-                    Err(error)
+                    // Nothing is acknowledged any more, and what was is shipped.
+                    self.gate.fence();
+                    let (settled, aborted) = (self.settle(), self.abort(*mount));
+                    settled?;
+                    aborted?;
+                    Err(error.into())
                 }
-                Err((error, None)) => Err(error),
+                Err((error, None)) => {
+                    self.settle()?;
+                    Err(error.into())
+                }
             },
-            Unmount::Abort => self.abort(mount),
+            Unmount::Abort => Ok(self.abort(mount)?),
         }
     }
 

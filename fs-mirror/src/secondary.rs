@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use crate::fs::{Access, Fs};
 use crate::mount::{Mount, MountError, THREADS_DEFAULT, Unmount, UnmountError};
 use crate::replication::link::Link;
-use crate::replication::secondary::{AcceptError, Applied, ApplySession, EndCause, Options};
+use crate::replication::secondary::{
+    AcceptError, Applied, ApplySession, EndCause, OnReceipt, Options,
+};
 use crate::replication::wire::{Hello, RefusalReason, Start};
 use crate::{Alone, Copy, Epoch, Gate};
 
@@ -22,7 +24,8 @@ const READERS_LEAVE_WITHIN: Duration = Duration::from_millis(200);
 /// What the node has to know.
 #[derive(Debug)]
 pub enum SecondaryEvent {
-    /// Nothing more will be applied in this session. After `EndCause::NotApplied` this copy is not in sync any more.
+    /// Nothing more will be applied in this session. After `EndCause::NotApplied` this copy is not in sync any more: it may lack what was
+    /// acknowledged. Told before [`Secondary::stop`] returns.
     SessionEnded {
         /// The session.
         session: u64,
@@ -57,6 +60,7 @@ pub struct Secondary {
     copy: Arc<Copy>,
     events: Arc<SecondaryEventSink>,
     mount: Option<Mount>,
+    on_receipt: Arc<OnReceipt>,
     running: Mutex<Running>,
 }
 
@@ -111,6 +115,7 @@ impl Secondary {
             copy,
             events,
             mount: Some(mount),
+            on_receipt: Arc::default(),
             running: Mutex::default(),
         })
     }
@@ -149,6 +154,7 @@ impl Secondary {
             Box::new(move |cause| events(SecondaryEvent::SessionEnded { session: id, cause }));
         let options = Options {
             diverged_since,
+            on_receipt: self.on_receipt.clone(),
             ..Options::default()
         };
         let session = ApplySession::accept(self.copy.clone(), link, hello, options, on_end)?;
@@ -171,6 +177,12 @@ impl Secondary {
         if let Some(followed) = &self.running.lock().session {
             followed.session.set_whole();
         }
+    }
+
+    /// The record of this epoch ties this server's right to lead to its run: changes of a primary at this epoch or an earlier one are
+    /// acknowledged on receipt, also in the session that runs. `None`: all are acknowledged when they are applied, from now on.
+    pub fn acknowledge_on_receipt(&self, through: Option<Epoch>) {
+        self.on_receipt.allow_through(through);
     }
 
     /// What was applied so far.

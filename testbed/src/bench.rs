@@ -8,6 +8,7 @@ pub mod pass_through;
 mod report;
 mod stand;
 
+use crate::cluster::package::Acknowledgement;
 use load::Measurement;
 use report::Report;
 use stand::{Stand, Target, Trip};
@@ -28,6 +29,9 @@ pub struct Options {
     /// Only lines whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// When writes of the mirror are answered
+    #[arg(long, value_enum, default_value = "disk")]
+    ack: Acknowledgement,
 }
 
 /// Which figure of a measurement counts, and which way is better.
@@ -113,7 +117,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if let Some(why) = crate::cluster::missing() {
         anyhow::bail!("the benches cannot run here: {why}");
     }
-    let stand = Stand::new()?;
+    let stand = Stand::new(options.ack)?;
     let mut report = Report::default();
     let seconds = options.seconds.to_string();
     for trip in [Trip::Small, Trip::Large] {

@@ -11,6 +11,7 @@ mod report;
 mod starvation;
 mod step;
 
+use crate::cluster::package::Acknowledgement;
 use crate::oracle::recorder::Report;
 use crate::oracle::{Application, Load, roles};
 use crate::scenario::{Arena, hold, ms_since};
@@ -56,6 +57,9 @@ pub struct Options {
     /// Time from one fault to the next, in seconds; longer when a fault and its audit take longer
     #[arg(long, value_name = "SECONDS", default_value = "10s", value_parser = seconds)]
     pub every: Duration,
+    /// When writes of the module are answered
+    #[arg(long, value_enum, default_value = "disk")]
+    pub ack: Acknowledgement,
     /// Stop after so many faults
     #[arg(long, value_name = "COUNT")]
     pub faults: Option<u32>,
@@ -115,6 +119,7 @@ pub fn perform(options: &Options) -> Campaign {
     match Arena::formed(Application::Ledger, seed) {
         Err(error) => campaign.failure = Some(format!("{error:#}")),
         Ok(mut arena) => {
+            arena.set_acknowledgement(options.ack);
             if options.keep {
                 arena.lab_mut().keep_files();
             }

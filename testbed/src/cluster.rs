@@ -11,6 +11,7 @@ use crate::wait;
 use anyhow::Context as _;
 use api::v1::{self, ModuleState, Quality};
 use observe::Observer;
+use package::Acknowledgement;
 use profile::Profile;
 use skcli::Skcli;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub struct Cluster {
     lab: Lab,
     observer: Observer,
     used_tokens: Vec<String>,
+    acknowledgement: Acknowledgement,
 }
 
 impl Cluster {
@@ -69,6 +71,7 @@ impl Cluster {
             lab,
             observer: Observer::new()?,
             used_tokens: Vec::new(),
+            acknowledgement: Acknowledgement::default(),
         };
         for node in &nodes {
             cluster.wait_answers(&node.name)?;
@@ -141,12 +144,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// When writes of the modules that are installed from now on are answered.
+    pub fn set_acknowledgement(&mut self, given: Acknowledgement) {
+        self.acknowledgement = given;
+    }
+
     /// Installs an application and starts it: first copy on `primary`, then the other server as secondary.
     ///
     /// # Errors
     /// A command failed, or the module did not come to PRIM and SECOND.
     pub fn install(&self, application: Application, primary: &str) -> anyhow::Result<()> {
-        self.install_package(&package::write(&self.lab, application)?, primary)
+        let package = package::write(&self.lab, application)?;
+        package::set_acknowledgement(&package, self.acknowledgement)?;
+        self.install_package(&package, primary)
     }
 
     /// Installs a module without application and without address, mirrored.
@@ -154,7 +164,9 @@ impl Cluster {
     /// # Errors
     /// As `install`.
     pub fn install_bare(&self, primary: &str) -> anyhow::Result<()> {
-        self.install_package(&package::write_bare(&self.lab)?, primary)
+        let package = package::write_bare(&self.lab)?;
+        package::set_acknowledgement(&package, self.acknowledgement)?;
+        self.install_package(&package, primary)
     }
 
     /// Installs a package that was written for this lab, mirrored.

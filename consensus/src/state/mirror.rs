@@ -176,6 +176,15 @@ impl MirrorRecord {
         (peer != VACANT).then_some(peer)
     }
 
+    /// Up to which epoch of its primary the secondary `server` may acknowledge a change that it has only received: its right to
+    /// lead ends with this run of its daemon then (R16), and nothing but a new epoch changes that. A frame of a later epoch may
+    /// belong to a record that `server` has not applied.
+    #[must_use]
+    pub fn acknowledges_on_receipt(&self, server: ServerId) -> Option<Epoch> {
+        let is_tied = self.primary != Some(server) && self.received_only.contains(&server);
+        (is_tied && self.ack == AckMode::Receipt).then_some(self.epoch)
+    }
+
     /// What people want of the module on `server`.
     #[must_use]
     pub fn wanted_on(&self, server: ServerId) -> Wanted {

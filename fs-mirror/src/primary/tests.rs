@@ -8,6 +8,7 @@ use std::thread;
 
 use super::*;
 use crate::replication::testing::compare::assert_equal;
+use crate::replication::testing::slow::SlowPlace;
 use crate::replication::testing::{TestCopy, eventually, hello, links};
 use crate::replication::wire::{HelloReply, Message, Start};
 use crate::{Secondary, SecondaryEvent};
@@ -21,6 +22,7 @@ struct Pair {
     ours: TestCopy,
     theirs: TestCopy,
     session: u64,
+    acknowledges_on_receipt: bool,
 }
 
 /// Says why when this machine cannot mount.
@@ -65,6 +67,7 @@ impl Pair {
             ours,
             theirs,
             session: 0,
+            acknowledges_on_receipt: false,
         })
     }
 
@@ -80,7 +83,9 @@ impl Pair {
                     panic!("{event:?}");
                 }
             });
-            self.secondary = Some(Secondary::start(Arc::clone(&self.theirs.copy), sink).unwrap());
+            let secondary = Secondary::start(Arc::clone(&self.theirs.copy), sink).unwrap();
+            secondary.acknowledge_on_receipt(self.acknowledges_on_receipt.then_some(Epoch(1)));
+            self.secondary = Some(secondary);
         }
         self.session += 1;
         let (dialled, accepted) = links();
@@ -248,6 +253,135 @@ fn regression_what_a_peer_acknowledged_before_proves_nothing() {
     assert_eq!(held.unwrap_err(), WaitError::TimedOut { waited: patience });
 }
 
+/// Goal: with acknowledgement on receipt a drain and an addition still wait until the secondary has applied everything. Method: its disk
+/// stands still; the application is answered all the same.
+#[test]
+fn a_drain_means_applied_whatever_was_acknowledged() {
+    let Some(place) = SlowPlace::new() else {
+        return;
+    };
+    let Some(mut pair) = Pair::of(TestCopy::new(), place.copy(), true, "true") else {
+        return;
+    };
+    pair.acknowledges_on_receipt = true;
+    pair.attach(true);
+    pair.sh("echo 1 > f");
+    pair.primary().drain(Duration::from_secs(20)).unwrap();
+    place.stand_still();
+    pair.sh("chmod 600 f");
+    let patience = Duration::from_millis(100);
+    let held = pair.primary().hold_for_addition(patience);
+    assert_eq!(held.unwrap_err(), WaitError::TimedOut { waited: patience });
+    let drained = pair.primary().drain(patience).unwrap_err();
+    assert!(matches!(drained, DrainError::Secondary(_)), "{drained}");
+    place.go_on();
+    pair.finish_equal();
+}
+
+/// Goal: what somebody outside the application changes after the drain is applied on the secondary when the primary has stopped, or the
+/// stop says that it may not be. Whoever uses the directory to the end does not change that.
+#[test]
+fn what_is_changed_after_the_drain_is_applied_before_the_end() {
+    for (is_slow, is_used) in [(false, false), (true, false), (false, true), (true, true)] {
+        let Some(place) = SlowPlace::new() else {
+            return;
+        };
+        let Some(mut pair) = Pair::of(TestCopy::new(), place.copy(), true, "true") else {
+            return;
+        };
+        pair.acknowledges_on_receipt = true;
+        pair.attach(true);
+        pair.primary().drain(Duration::from_secs(20)).unwrap();
+        if is_slow {
+            place.stand_still();
+        }
+        pair.sh("mkdir late");
+        let user = is_used.then(|| std::fs::File::open(pair.ours.path()).unwrap());
+        let stopped = pair.primary().stop(Unmount::Clean);
+        drop(user);
+        let is_told = matches!(stopped, Err(StopError::NotDrained(_)));
+        assert_eq!(is_told, is_slow, "{stopped:?}");
+        assert_eq!(stopped.is_err(), is_slow || is_used, "{stopped:?}");
+        assert_eq!(pair.primary().is_confirmed(), !is_slow);
+        place.go_on();
+        pair.secondary.take().unwrap().stop().unwrap();
+        assert_equal(&pair.ours.path(), &pair.theirs.path());
+    }
+}
+
+/// Goal: a stop after which nothing was changed asks the secondary nothing more, and needs it no more.
+#[test]
+fn a_drained_primary_ends_at_once() {
+    for is_secondary_gone in [false, true] {
+        let Some(mut pair) = Pair::new(true, "true") else {
+            return;
+        };
+        pair.attach(true);
+        pair.sh("mkdir d && seq 10000 > d/f && cp d/f g && rm d/f");
+        // What the kernel says of files that were closed or removed may come late.
+        thread::sleep(Duration::from_millis(200));
+        pair.primary().drain(Duration::from_secs(20)).unwrap();
+        let last = pair.primary().replicator.last_change();
+        if is_secondary_gone {
+            pair.secondary.take().unwrap().stop().unwrap();
+            pair.events.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        pair.primary().stop(Unmount::Clean).unwrap();
+        assert!(pair.primary().is_confirmed());
+        assert_eq!(pair.primary().replicator.last_change(), last);
+    }
+}
+
+/// Goal: only the secondary can say that it has everything. Method: it is not counted, or was never there, or the end was not in order.
+#[test]
+fn an_end_without_the_secondary_confirms_nothing() {
+    for (counts_peer, how) in [
+        (false, Unmount::Clean),
+        (true, Unmount::Clean),
+        (true, Unmount::Abort),
+    ] {
+        let Some(pair) = Pair::new(counts_peer, "true") else {
+            return;
+        };
+        pair.primary().drain(Duration::from_secs(20)).unwrap();
+        pair.primary().stop(how).unwrap();
+        assert!(!pair.primary().is_confirmed());
+    }
+}
+
+/// Goal: what a session confirmed says nothing of the next one, also when that has shipped as much.
+#[test]
+fn regression_a_drain_of_a_former_session_does_not_count() {
+    let Some(mut pair) = Pair::new(false, "true") else {
+        return;
+    };
+    pair.attach(false);
+    pair.wait_resynced();
+    pair.primary().drain(Duration::from_secs(20)).unwrap();
+    let shipped = pair.primary().replicator.last_change();
+    pair.secondary.take().unwrap().stop().unwrap();
+    pair.events.recv_timeout(Duration::from_secs(20)).unwrap();
+    pair.attach(false);
+    pair.wait_resynced();
+    let _held = pair
+        .primary()
+        .hold_for_addition(Duration::from_secs(20))
+        .unwrap();
+    let (Ticket::Shipped { seq: before, .. }, Ticket::Shipped { seq: now, .. }) =
+        (shipped, pair.primary().replicator.last_change())
+    else {
+        panic!("nothing was shipped");
+    };
+    assert_eq!(now, before, "both sessions have shipped as much");
+    pair.primary().stop(Unmount::Clean).unwrap();
+    assert!(pair.primary().is_confirmed());
+    let barrier = Ticket::Shipped {
+        session: 2,
+        seq: now + 1,
+    };
+    assert_eq!(pair.primary().replicator.last_change(), barrier);
+}
+
 #[test]
 fn nothing_is_acknowledged_after_the_fence() {
     let Some(pair) = Pair::new(false, "echo 1 > f") else {
@@ -278,7 +412,8 @@ fn processes_in_the_directory_are_cut_off_when_they_do_not_leave() {
     };
     let held = std::fs::File::open(pair.ours.path().join("f")).unwrap();
     let error = pair.primary().stop(Unmount::Clean).unwrap_err();
-    assert!(matches!(error, UnmountError::Busy(_)), "{error}");
+    let is_busy = matches!(error, StopError::Unmount(UnmountError::Busy(_)));
+    assert!(is_busy, "{error:?}");
     assert!(std::io::Read::read(&mut &held, &mut [0; 10]).is_err());
     drop(held);
     eventually("the mount is gone", || {
@@ -323,6 +458,15 @@ fn a_resync_under_load_ends_with_equal_copies() {
 
 #[test]
 fn identical_copies_stay_equal_under_load() {
+    stay_equal_under_load(false);
+}
+
+#[test]
+fn copies_acknowledged_on_receipt_are_equal_after_the_load() {
+    stay_equal_under_load(true);
+}
+
+fn stay_equal_under_load(acknowledges_on_receipt: bool) {
     for seed in 0..seeds() {
         let (ours, theirs) = (TestCopy::in_memory(), TestCopy::in_memory());
         let load = load::Load::start(&ours.path(), 2, seed);
@@ -333,6 +477,7 @@ fn identical_copies_stay_equal_under_load() {
             return;
         };
         let load = load::Load::start(&pair.ours.path(), 4, seed + 500);
+        pair.acknowledges_on_receipt = acknowledges_on_receipt;
         pair.attach(true);
         eventually("the load goes on", || load.count() > 3000);
         load.stop();

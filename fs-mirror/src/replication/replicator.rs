@@ -87,6 +87,8 @@ struct State<C> {
     running: Option<Arc<Session>>,
     is_attaching: bool,
     last_session: u64,
+    /// Number of the last frame of that session that is more than talk about the session itself; zero before the first.
+    last_change: u64,
     window: Window<C>,
     /// Requests that wait for the record.
     stranded: Vec<C>,
@@ -112,6 +114,7 @@ impl<C: Completion> Replicator<C> {
             running: None,
             is_attaching: false,
             last_session: 0,
+            last_change: 0,
             window: Window::new(),
             stranded: Vec::new(),
             waiters: 0,
@@ -161,7 +164,8 @@ impl<C: Completion> Replicator<C> {
     }
 
     /// From now on requests wait for the peer as if it were in the in-sync set (R6). Returns once everything shipped
-    /// before is acknowledged: only then may its addition be proposed (R10). After a resync only.
+    /// before is acknowledged: only then may its addition be proposed (R10). After a resync, and a barrier, only: what is acknowledged may
+    /// only have been received, unless it is a barrier, or comes before one.
     ///
     /// # Errors
     /// The addition must not be proposed; requests are answered as before the call.
@@ -216,7 +220,7 @@ impl<C: Completion> Replicator<C> {
     }
 
     /// Waits until the secondary has acknowledged everything shipped so far; at once when no session runs and the record counts on
-    /// no secondary, or on one whose copy is as the switchover left it.
+    /// no secondary, or on one whose copy is as the switchover left it. What was acknowledged is applied when a barrier comes last.
     ///
     /// # Errors
     /// `NoSession`: the record must drop the secondary first, or the session ended meanwhile. `TimedOut`.
@@ -232,6 +236,23 @@ impl<C: Completion> Replicator<C> {
         }
         self.flush();
         self.shared.wait_acknowledged(patience)
+    }
+
+    /// The last change of the tree, or barrier, that was shipped in the running session, or in the last one that ran.
+    pub fn last_change(&self) -> Ticket {
+        let state = self.shared.state.lock();
+        match state.last_change {
+            0 => Ticket::NotShipped,
+            seq => Ticket::Shipped {
+                session: state.last_session,
+                seq,
+            },
+        }
+    }
+
+    /// Whether nothing is acknowledged without the peer: the record names it, or an addition may.
+    pub fn waits_for_peer(&self) -> bool {
+        self.shared.state.lock().core.waits_for_peer()
     }
 
     /// Ends the running session, if any; `SessionLost` follows with `Ended`.
@@ -406,6 +427,7 @@ impl<C: Completion> Shared<C> {
             });
             state.running = Some(session.clone());
             state.last_session = hello.session;
+            state.last_change = 0;
             state.window = Window::new();
             state.stats = ReplicationStats::default();
             self.binds_on_use.store(in_sync, Ordering::Release);
@@ -536,6 +558,13 @@ impl<C> State<C> {
             message,
             Message::Change(Change::Barrier | Change::Sync { .. })
         );
+        let is_talk = matches!(
+            message,
+            Message::Change(Change::Forget { .. }) | Message::EpochChange
+        );
+        if !is_talk {
+            self.last_change = seq;
+        }
         self.window.push(bytes, is_barrier, Instant::now());
         self.stats.frames_shipped += 1;
         seq

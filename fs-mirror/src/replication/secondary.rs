@@ -2,8 +2,9 @@
 //!
 //! Changes of names and of directories are applied by the receiving thread in the order of the wire. Changes of one file
 //! are applied in that file's order: in the receiving thread when nothing else waits, so that a single writer pays no
-//! hand-over, else by workers. Every change is acknowledged once it is applied; acknowledgements share frames and system
-//! calls. What cannot be applied is refused, and the session is over (R11).
+//! hand-over, else by workers. Every change is acknowledged once it is applied, or once it is received where [`OnReceipt`]
+//! allows that; acknowledgements share frames and system calls. What cannot be applied is refused, and the session is over
+//! (R11).
 
 pub(crate) mod apply;
 pub(crate) mod error;
@@ -17,7 +18,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub workers: usize,
     /// The epoch of the force that left this copy behind: what only this copy has is set aside before it is changed.
     pub diverged_since: Option<Epoch>,
+    /// Which changes may be acknowledged before they are applied; may change while the session runs.
+    pub on_receipt: Arc<OnReceipt>,
 }
 
 impl Default for Options {
@@ -49,7 +52,30 @@ impl Default for Options {
         Options {
             workers: 2,
             diverged_since: None,
+            on_receipt: Arc::default(),
         }
+    }
+}
+
+/// Up to which epoch a change may be acknowledged when it is received, and applied after (R16). None at first.
+///
+/// A frame of a later epoch belongs to a record that this server may not have applied yet, and that need not tie its right to
+/// lead to its run: such a frame is acknowledged when it is applied, whatever was allowed before.
+#[derive(Debug, Default)]
+pub struct OnReceipt {
+    /// The first epoch that is not allowed.
+    end: AtomicU64,
+}
+
+impl OnReceipt {
+    /// The committed record of this epoch ties this server's right to lead to its run; `None`: the newest one does not.
+    pub fn allow_through(&self, epoch: Option<Epoch>) {
+        let end = epoch.map_or(0, |epoch| epoch.0.saturating_add(1));
+        self.end.store(end, Ordering::Release);
+    }
+
+    fn allows(&self, epoch: Epoch) -> bool {
+        epoch.0 < self.end.load(Ordering::Acquire)
     }
 }
 
@@ -68,7 +94,7 @@ pub enum EndCause {
         /// For how long.
         silent: Duration,
     },
-    /// A change could not be applied: this copy is not in sync any more.
+    /// A change could not be applied: this copy is not in sync any more, and may lack what was acknowledged.
     #[error("change {seq} could not be applied")]
     NotApplied {
         /// The change.
@@ -140,7 +166,7 @@ pub enum AcceptError {
 /// What was applied so far in a session.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// Changes applied and acknowledged.
+    /// Changes applied.
     pub changes: u64,
     /// Bytes of content written.
     pub bytes_written: u64,
@@ -203,7 +229,9 @@ impl ApplySession {
 
         let counters = Arc::new(Counters::default());
         let (sender, receiver) = link.split();
-        let shared = Arc::new(Shared::new(sender, hello.epoch, &tree, counters.clone()));
+        let on_receipt = options.on_receipt.clone();
+        let shared = Shared::new(sender, hello.epoch, &tree, counters.clone(), on_receipt);
+        let shared = Arc::new(shared);
         let mut session = ApplySession {
             id: hello.session,
             shared,

@@ -4,6 +4,7 @@
 pub(crate) mod compare;
 pub(crate) mod ops;
 pub(crate) mod primary;
+pub(crate) mod slow;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -187,7 +187,8 @@ pub enum Message<'a> {
     Ping,
     /// The answer to `Ping`; a busy secondary also sends it unasked.
     Pong,
-    /// Secondary to primary: these changes are applied.
+    /// Secondary to primary: these changes are applied, or received where the record allows that. A `Sync`, a `Barrier` and what belongs to a
+    /// comparison are always applied.
     Ack(Acks<'a>),
     /// Secondary to primary: the block differs, ship what it holds now.
     NeedBlock(Block),

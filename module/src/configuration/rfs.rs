@@ -21,15 +21,14 @@ const SYSTEM_DIRECTORIES: &[&str] = &[
     "/var/lib",
 ];
 
-const RECEIPT: &str = "receipt alone answers no write yet; it is answered once both servers have applied it, as with none";
-
 /// When a write is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AckMode {
     /// Both servers have applied it, and synced it where the application asked for that (`async="none"`).
     Disk,
-    /// The secondary has received it: roles know of it (R16), the stream does not yet, so no configuration asks for it.
+    /// The secondary has received it, and applies it after; synced as with `Disk` where the application asked for that
+    /// (`async="second"`).
     Receipt,
 }
 
@@ -131,11 +130,7 @@ impl Replication {
             .collect();
         reading.attributes(element, &known)?;
         reading.children(element, &["replicated", "flow"], &[])?;
-        if let Some(value) = reading.value(element, "async")?
-            && value.word(&["none", "second"])? == "second"
-        {
-            reading.without_effect(element, "async", RECEIPT);
-        }
+        let ack = read_ack(element, reading)?;
         read_others(element, reading)?;
         for flow in reading.all(element, "flow") {
             reading.attributes(flow, &["name"])?;
@@ -147,9 +142,19 @@ impl Replication {
         }
         Ok(Replication {
             directories: read_directories(element, reading)?,
-            ack: AckMode::Disk,
+            ack,
         })
     }
+}
+
+fn read_ack(element: &Element, reading: &mut Reading) -> Result<AckMode, ConfigError> {
+    let Some(value) = reading.value(element, "async")? else {
+        return Ok(AckMode::Disk);
+    };
+    Ok(match value.word(&["none", "second"])? {
+        "second" => AckMode::Receipt,
+        _ => AckMode::Disk,
+    })
 }
 
 fn read_others(element: &Element, reading: &mut Reading) -> Result<(), ConfigError> {

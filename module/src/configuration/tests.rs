@@ -68,7 +68,7 @@ fn a_full_configuration_means_what_it_says() {
         ]
     );
     assert_eq!(configuration.rfs.directories, [PathBuf::from("/srv/pg")]);
-    assert_eq!(configuration.rfs.ack, AckMode::Disk);
+    assert_eq!(configuration.rfs.ack, AckMode::Receipt);
     let user = configuration.user.unwrap();
     assert_eq!(user.nice_stop_timeout, Duration::from_secs(120));
     assert_eq!(user.force_stop_timeout, Duration::from_secs(15));
@@ -87,7 +87,6 @@ fn a_full_configuration_means_what_it_says() {
         "line 13, column 20: check of <interface> has no effect: checkers come in a later version",
         "line 13, column 31: arpreroute of <interface> has no effect: the new owner announces an address at once and a few times after, never for ever",
         "line 15, column 63: check of <virtual_addr> has no effect: checkers come in a later version",
-        "line 21, column 10: async of <rfs> has no effect: receipt alone answers no write yet; it is answered once both servers have applied it, as with none",
         "line 21, column 25: mountoversuffix of <rfs> has no effect: the directory itself is mounted over, nothing is renamed",
         "line 21, column 68: packetsize of <rfs> has no effect: Sidekick chooses sizes and parallelism itself",
         "line 21, column 89: nbrei of <rfs> has no effect: Sidekick chooses sizes and parallelism itself",

@@ -233,11 +233,11 @@ impl Leading {
         Ok(blocking(move || primary.drain(deadline)).await??)
     }
 
-    /// Unmounts in order.
+    /// Unmounts in order; also says whether the secondary confirmed that it has everything that was ever acknowledged on its disk.
     ///
     /// # Errors
     /// A process still holds the mount: it was ended the hard way.
-    pub(super) async fn unmount(self) -> anyhow::Result<()> {
+    pub(super) async fn unmount(self) -> (anyhow::Result<()>, bool) {
         self.end(Unmount::Clean).await
     }
 
@@ -252,13 +252,16 @@ impl Leading {
     /// # Errors
     /// The kernel refused; the mount is dead all the same.
     pub(super) async fn abort(self) -> anyhow::Result<()> {
-        self.end(Unmount::Abort).await
+        self.end(Unmount::Abort).await.0
     }
 
-    async fn end(self, how: Unmount) -> anyhow::Result<()> {
+    async fn end(self, how: Unmount) -> (anyhow::Result<()>, bool) {
         let Leading { primary, tasks, .. } = self;
         drop(tasks);
-        blocking(move || primary.stop(how)).await??;
-        Ok(())
+        let ended = blocking(move || {
+            let stopped = primary.stop(how).map_err(anyhow::Error::new);
+            (stopped, primary.is_confirmed())
+        });
+        ended.await.unwrap_or_else(|error| (Err(error), false))
     }
 }

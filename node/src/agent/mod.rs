@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use crate::core::address_times::wait_before_adding;
 use crate::core::goal::{Goal, Wishes, goal, may_take_over};
+use crate::core::hand_over::{Ending, lacks_word};
 use crate::core::plan::{Running, Stage, Step, next_step};
 use crate::core::right::{Right, Standing};
 use crate::member::Member;
@@ -163,8 +164,8 @@ struct Agent {
     gave_up: bool,
     /// The epoch of the last tenure.
     led_at: Option<Epoch>,
-    /// The epoch at which the mount did not come off in order: somebody may have written to this copy alone.
-    unclean_at: Option<Epoch>,
+    /// How the last tenure ended, and at which epoch; nothing when it was fenced.
+    ended: Option<(Epoch, Ending)>,
     /// Why this copy cannot be trusted any more (R11); as long as this daemon runs.
     failed_disk: Option<String>,
     /// Why this copy cannot be brought up to date.
@@ -204,7 +205,7 @@ impl Agent {
             start_failures: 0,
             gave_up: false,
             led_at: None,
-            unclean_at: None,
+            ended: None,
             failed_disk: None,
             copy_trouble: CopyTrouble::default(),
             early: None,
@@ -224,6 +225,7 @@ impl Agent {
             let record = self.record();
             self.look_at_early_session(record.as_ref());
             self.end_setting_aside(record.as_ref());
+            self.tell_what_counts(record.as_ref());
             self.watch_right(record.as_ref());
             self.end_wishes(record.as_ref());
             let goal = self.goal(record.as_ref());
@@ -272,6 +274,19 @@ impl Agent {
         {
             secondary.set_whole();
             self.copy_trouble.clear();
+        }
+    }
+
+    /// Whether this copy may be acknowledged for on receipt (R16), and whether what it lacks is still asked for.
+    fn tell_what_counts(&self, record: Option<&MirrorRecord>) {
+        let me = self.member.id();
+        if let Local::Following(secondary) = &self.local {
+            let through = record.and_then(|record| record.acknowledges_on_receipt(me));
+            secondary.acknowledge_on_receipt(through.map(|epoch| fs_mirror::Epoch(epoch.0)));
+        }
+        // Outside the in-sync set it is compared before it counts again; alone in it, there is no better copy.
+        if record.is_none_or(|record| !record.in_sync.contains(&me) || record.in_sync.len() == 1) {
+            self.copy_trouble.forget_failure();
         }
     }
 
@@ -330,10 +345,12 @@ impl Agent {
     }
 
     /// Told to leave, and nothing runs here any more. A lone primary leaves without handing over: nobody else could
-    /// lead, and after a restart it leads again. One without a majority cannot hand over: the voters will see it go.
+    /// lead, and after a restart it leads again. One without a majority cannot hand over, and one that did not end in order must not
+    /// call the copies whole (R16): the voters will see it go.
     fn has_left(&mut self, record: Option<&MirrorRecord>) -> bool {
         let right = record.map_or(Right::None, |record| self.standing().right(record));
-        let must_hand_over = right == Right::WhileLeased && self.right_lost_at.is_none();
+        let can_say = record.is_some_and(|record| !lacks_word(record, self.ending(record.epoch)));
+        let must_hand_over = right == Right::WhileLeased && self.right_lost_at.is_none() && can_say;
         let has_left = matches!(self.local, Local::Nothing) && !must_hand_over;
         if has_left && let Some(done) = self.leaving.take() {
             return done.send(()).is_ok();
@@ -345,6 +362,7 @@ impl Agent {
     async fn act(&mut self, record: Option<&MirrorRecord>, goal: Goal) -> bool {
         if self.leaving.is_none()
             && !matches!(self.local, Local::Leading(_))
+            && self.copy_trouble.failure().is_none()
             && let Some(record) = record.filter(|record| may_take_over(&self.standing(), record))
         {
             return self.propose_take_over(record).await;
@@ -459,6 +477,7 @@ impl Agent {
 
     async fn mount_primary(&mut self, epoch: Epoch, counts_peer: bool) -> anyhow::Result<()> {
         self.becoming_since.get_or_insert_with(Instant::now);
+        self.ended = None;
         self.arm_watchdog().await;
         let parts = LeadingParts {
             member: Arc::clone(&self.member),
@@ -518,17 +537,25 @@ impl Agent {
     /// then: it drops a peer that does not answer.
     async fn drain_and_unmount(&mut self) -> anyhow::Result<()> {
         self.becoming_since = None;
-        if let Local::Leading(leading) = &self.local {
-            leading.drain(DRAIN_DEADLINE).await?;
+        if let Local::Leading(leading) = &self.local
+            && let Err(error) = leading.drain(DRAIN_DEADLINE).await
+        {
+            self.note_failed_sync(&error);
+            return Err(error);
         }
         if let Local::Leading(leading) = std::mem::replace(&mut self.local, Local::Nothing) {
             let epoch = self.record().map(|record| record.epoch);
-            let unmounted = leading.unmount().await;
+            let (unmounted, is_confirmed) = leading.unmount().await;
+            let ending = Ending {
+                is_confirmed,
+                // Else whoever held the mount may have written what was never shipped.
+                is_clean: unmounted.is_ok(),
+            };
+            self.ended = epoch.map(|epoch| (epoch, ending));
             // The application was stopped before, and the mount is gone one way or the other.
             self.disarm_watchdog().await;
             if let Err(error) = unmounted {
-                // Whoever held the mount may have written what was never shipped: the copies count as different.
-                self.unclean_at = epoch;
+                self.note_failed_sync(&error);
                 return Err(error);
             }
         }
@@ -665,7 +692,7 @@ impl Agent {
             && (right_is_lost
                 || record.is_some_and(|record| self.standing().right(record) == Right::None));
         let addition_open = record.is_some_and(|record| self.standing().may_have_added(record));
-        let copy_trouble = self.copy_trouble.text();
+        let (copy_trouble, copy_failure) = (self.copy_trouble.text(), self.copy_trouble.failure());
         self.report.send_modify(|report| {
             report.running = running;
             report.is_leaving = matches!(goal, Goal::HandOver { .. } | Goal::Fence);
@@ -673,6 +700,7 @@ impl Agent {
             report.waits_for_majority = waits_for_majority;
             report.addition_open = addition_open;
             report.copy_trouble = copy_trouble;
+            report.copy_failure = copy_failure;
             report.aside = Some(self.installed.copy.aside().clone());
             report.resync = progress;
             report.epoch = record.map(|record| record.epoch);

@@ -144,6 +144,8 @@ impl Partnership {
                 peer_is_down: self.counts_as_down(peer),
                 may_begin_identical: self.may_begin_identical
                     && started.elapsed() < HANDOVER_DIAL_MAX,
+                is_adopted,
+                has_failed_disk: self.disk_failed.borrow().is_some(),
             };
             if session.is_due(Instant::now()) {
                 match next_move(&record, facts) {
@@ -341,7 +343,12 @@ impl Partnership {
 
     /// R4: until this is applied, waiting writes stay unacknowledged. Repeated until some record newer than this one
     /// is applied; Raft orders it against the peer's promotion.
+    ///
+    /// R16: a copy that was only received, and led to, is on the disk before the other one stops counting.
     async fn drop_peer(&self, record: &MirrorRecord, peer: ServerId, stream: Stream) {
+        if record.received_only.contains(&self.member.id()) && !self.sync_copy().await {
+            return self.wait_for_news(record).await;
+        }
         let evidence = match stream {
             Stream::Down => self.how_lost(),
             Stream::Attached | Stream::CaughtUp => {
@@ -357,6 +364,20 @@ impl Partnership {
         };
         self.propose(command, &evidence).await;
         self.wait_for_news(record).await;
+    }
+
+    /// False when the disk failed, which the agent is told, too.
+    async fn sync_copy(&self) -> bool {
+        let primary = Arc::clone(&self.primary);
+        let synced = tokio::task::spawn_blocking(move || primary.sync()).await;
+        let synced = synced
+            .map_err(anyhow::Error::new)
+            .and_then(|synced| synced.map_err(anyhow::Error::new));
+        if let Err(error) = &synced {
+            let error = format!("{error:#}");
+            tracing::error!(module = %self.module, error, "what was received is not on the disk");
+        }
+        synced.is_ok()
     }
 
     /// Why the stream is down, and how long writers had waited when going on without it was proposed.

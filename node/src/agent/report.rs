@@ -23,6 +23,8 @@ pub struct Report {
     pub addition_open: bool,
     /// Why this copy cannot be brought up to date.
     pub copy_trouble: Option<String>,
+    /// Why this copy, which is in sync on record, may lack acknowledged writes.
+    pub copy_failure: Option<String>,
     /// What was set aside of this copy.
     pub aside: Option<Aside>,
     /// Why the last step failed; `None` when nothing is wrong.
@@ -46,6 +48,7 @@ impl Default for Report {
             waits_for_majority: false,
             addition_open: false,
             copy_trouble: None,
+            copy_failure: None,
             aside: None,
             trouble: None,
             application_trouble: None,
@@ -86,7 +89,11 @@ impl Report {
             (Running::Following, Some(record)) => self.following(record, me, name, is_down),
             (Running::Nothing, Some(record)) => match record.wanted_on(me) {
                 Wanted::Stopped => (ModuleState::Stop, Quality::NotReady, "stopped".to_owned()),
-                Wanted::Started => (ModuleState::Wait, Quality::Transient, "starting".to_owned()),
+                Wanted::Started => self.failed_copy(record, me).unwrap_or((
+                    ModuleState::Wait,
+                    Quality::Transient,
+                    "starting".to_owned(),
+                )),
             },
         };
         match self.trouble.as_ref().or(self.application_trouble.as_ref()) {
@@ -121,11 +128,32 @@ impl Report {
             let detail = format!("waits for a majority of the voters: {why}");
             return (ModuleState::Wait, Quality::NotReady, detail);
         }
+        if let Some(failed) = self.failed_copy(record, me) {
+            return failed;
+        }
         let is_outdated = record.primary.is_some() && !record.in_sync.contains(&me);
         if is_outdated && let Some(trouble) = &self.copy_trouble {
             return (ModuleState::Second, Quality::NotReady, trouble.clone());
         }
         following(record, me, name, is_down)
+    }
+
+    /// What is said of a copy that is in sync on record and must not lead.
+    fn failed_copy(
+        &self,
+        record: &MirrorRecord,
+        me: ServerId,
+    ) -> Option<(ModuleState, Quality, String)> {
+        let failure = self.copy_failure.as_ref();
+        let failure = failure.filter(|_| record.in_sync.contains(&me))?;
+        let is_led = record.primary.is_some_and(|primary| primary != me);
+        let state = if is_led {
+            ModuleState::Second
+        } else {
+            ModuleState::Wait
+        };
+        let detail = format!("must not lead, it may lack acknowledged writes: {failure}");
+        Some((state, Quality::NotReady, detail))
     }
 
     fn leading(&self, stage: Stage, record: &MirrorRecord) -> (ModuleState, Quality, String) {
@@ -247,6 +275,23 @@ mod tests {
             shown(&waits, &both).2,
             "waits for a majority of the voters: the other copy may lead by now"
         );
+    }
+
+    /// Goal: a copy that is in sync on record and failed to apply what it acknowledged does not look as if it could take over (R11).
+    #[test]
+    fn a_copy_that_failed_to_apply_says_why_it_does_not_lead() {
+        let failed = Report {
+            copy_failure: Some("no space left".to_owned()),
+            ..follows()
+        };
+        let expected = |state| {
+            let detail = "must not lead, it may lack acknowledged writes: no space left";
+            (state, Quality::NotReady, detail.to_owned())
+        };
+        let named = record(8, Some(ME), &[ME, PEER]);
+        assert_eq!(shown(&failed, &named), expected(ModuleState::Wait));
+        let led = record(7, Some(PEER), &[ME, PEER]);
+        assert_eq!(shown(&failed, &led), expected(ModuleState::Second));
     }
 
     #[test]

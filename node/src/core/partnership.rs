@@ -28,6 +28,10 @@ pub struct Facts {
     pub peer_is_down: bool,
     /// A switchover left both copies the same, nothing was changed since, and the peer may still come.
     pub may_begin_identical: bool,
+    /// The stream is at the epoch of the record.
+    pub is_adopted: bool,
+    /// The disk of this copy failed.
+    pub has_failed_disk: bool,
 }
 
 /// What comes next.
@@ -53,7 +57,12 @@ pub fn next_move(record: &MirrorRecord, facts: Facts) -> Move {
     let identical = facts.may_begin_identical && record.identical && is_named;
     let peer = record.peer_of(facts.me);
     let is_wanted = peer.is_some_and(|peer| record.wanted_on(peer) == Wanted::Started);
+    // Whether it took over with changes that it had only received.
+    let is_tied = record.received_only.contains(&facts.me);
     match facts.stream {
+        // What was only received here is perhaps not on this disk, and a failed sync that is tried again succeeds: the other
+        // copy is all there is (R11, R16).
+        Stream::Down if is_tied && facts.has_failed_disk => Move::Wait,
         Stream::Down if identical => Move::Attach { identical },
         Stream::Down if is_named || may_have_been_added => Move::DropPeer,
         Stream::Down => Move::Attach { identical: false },
@@ -64,7 +73,14 @@ pub fn next_move(record: &MirrorRecord, facts: Facts) -> Move {
             Move::DropPeer
         }
         // The same for a run that is not known and has no lease: proposing earlier would end its service.
-        Stream::CaughtUp if !is_named && is_wanted && facts.is_fresh && !facts.peer_is_down => {
+        // And in an older epoch the peer may acknowledge on receipt what the new one does not tie to its run (R16).
+        Stream::CaughtUp
+            if !is_named
+                && is_wanted
+                && facts.is_fresh
+                && facts.is_adopted
+                && !facts.peer_is_down =>
+        {
             Move::AddPeer
         }
         Stream::CaughtUp | Stream::Attached => Move::Wait,
@@ -88,6 +104,8 @@ mod tests {
             addition_open: addition_open.map(Epoch),
             peer_is_down: false,
             may_begin_identical: false,
+            is_adopted: true,
+            has_failed_disk: false,
         }
     }
 
@@ -119,6 +137,35 @@ mod tests {
             };
             assert_eq!(next_move(record, facts), expected, "{record:?} {facts:?}");
         }
+    }
+
+    /// Goal: a copy that took over with what it had only received, and whose disk fails then, does not strike off the copy that has it
+    /// all (R11, R16), however often it is asked.
+    #[test]
+    fn regression_a_copy_that_could_not_be_synced_drops_nobody() {
+        let mut led = record(8, Some(ME), &[ME, PEER]);
+        for (is_tied, has_failed_disk, expected) in [
+            (true, false, Move::DropPeer),
+            (true, true, Move::Wait),
+            (false, true, Move::DropPeer),
+        ] {
+            led.received_only = is_tied.then_some(ME).into_iter().collect();
+            let facts = Facts {
+                has_failed_disk,
+                ..with_stream(Stream::Down, None)
+            };
+            assert_eq!(next_move(&led, facts), expected, "{facts:?}");
+        }
+    }
+
+    /// Goal: the barrier of an addition, and what follows it, is of the epoch in which the peer was not counted (R16).
+    #[test]
+    fn regression_no_addition_before_the_record_is_adopted() {
+        let facts = Facts {
+            is_adopted: false,
+            ..with_stream(Stream::CaughtUp, None)
+        };
+        assert_eq!(next_move(&record(8, Some(ME), &[ME]), facts), Move::Wait);
     }
 
     #[test]

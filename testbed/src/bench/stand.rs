@@ -2,6 +2,7 @@
 
 use super::load::Measurement;
 use crate::cluster::Cluster;
+use crate::cluster::package::Acknowledgement;
 use crate::lab::{Lab, Topology};
 use crate::wait;
 use anyhow::{Context as _, ensure};
@@ -61,8 +62,9 @@ pub(super) struct Stand {
 }
 
 impl Stand {
-    pub(super) fn new() -> anyhow::Result<Stand> {
-        let cluster = Cluster::form(Lab::up(Topology::mirror())?)?;
+    pub(super) fn new(acknowledgement: Acknowledgement) -> anyhow::Result<Stand> {
+        let mut cluster = Cluster::form(Lab::up(Topology::mirror())?)?;
+        cluster.set_acknowledgement(acknowledgement);
         cluster.install_bare("s1")?;
         let mut stand = Stand {
             children: Vec::new(),

@@ -3,6 +3,7 @@
 use super::causes::Change;
 use super::fault::Fault;
 use super::{COUNTED_FROM_MINUTES, EXCUSED_PERCENT_MAX, FAILOVERS_PER_MINUTE_MIN, Options};
+use crate::cluster::package::Acknowledgement;
 use crate::oracle::recorder::Report;
 use anyhow::ensure;
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ struct OfKind {
 #[derive(Debug)]
 pub struct Campaign {
     minutes: u32,
+    ack: Acknowledgement,
     every: Duration,
     seed: u64,
     steps: u32,
@@ -41,6 +43,7 @@ impl Campaign {
     pub(super) fn new(options: &Options, seed: u64) -> Campaign {
         Campaign {
             minutes: options.minutes,
+            ack: options.ack,
             every: options.every,
             seed,
             steps: 0,
@@ -132,9 +135,10 @@ impl Campaign {
 
     pub(super) fn command(&self) -> String {
         format!(
-            "testbed chaos --minutes {} --every {}s --seed {}",
+            "testbed chaos --minutes {} --every {}s --ack {} --seed {}",
             self.minutes,
             self.every.as_secs(),
+            self.ack.name(),
             self.seed
         )
     }

@@ -3,11 +3,32 @@
 use crate::lab::{Lab, topology};
 use crate::oracle::Application;
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Overrides where the module directories are.
 const MODULES_ENV: &str = "SIDEKICK_MODULES_DIR";
+
+/// When a write of the module under test is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Acknowledgement {
+    /// Both servers have applied it
+    #[default]
+    Disk,
+    /// The secondary has received it
+    Receipt,
+}
+
+impl Acknowledgement {
+    /// As it is said on our command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Acknowledgement::Disk => "disk",
+            Acknowledgement::Receipt => "receipt",
+        }
+    }
+}
 
 /// Where the module directories are.
 fn modules() -> PathBuf {
@@ -108,6 +129,26 @@ pub fn bare_configuration(directory: &str) -> String {
         "<safe>\n <service mode=\"mirror\">\n  <rfs async=\"none\"><replicated dir=\"{directory}\" mode=\"read_only\"/></rfs>\n \
          </service>\n</safe>\n"
     )
+}
+
+/// Says in a package that was written when its writes are answered.
+///
+/// # Errors
+/// The package says nothing of it.
+pub fn set_acknowledgement(package: &Path, given: Acknowledgement) -> anyhow::Result<()> {
+    const DEFAULT: &str = "async=\"none\"";
+    let path = package.join("conf/userconfig.xml");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    ensure!(
+        text.contains(DEFAULT),
+        "{} has no {DEFAULT}",
+        path.display()
+    );
+    let word = match given {
+        Acknowledgement::Disk => return Ok(()),
+        Acknowledgement::Receipt => "async=\"second\"",
+    };
+    Ok(fs::write(&path, text.replace(DEFAULT, word))?)
 }
 
 fn copy(source: &Path, target: &Path) -> anyhow::Result<()> {

@@ -254,6 +254,8 @@ impl Moment {
                 addition_open: standing.addition_open,
                 peer_is_down,
                 may_begin_identical: false,
+                is_adopted: true,
+                has_failed_disk: false,
             },
         )
     }

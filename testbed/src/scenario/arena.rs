@@ -1,6 +1,7 @@
 //! A mirrored cluster under load, watched by every oracle: what scenarios and the demo happen in.
 
 use super::figures::Figures;
+use crate::cluster::package::Acknowledgement;
 use crate::cluster::profile::Profile;
 use crate::cluster::{Cluster, MODULE, observe, package};
 use crate::lab::{Direction, Lab, Topology, topology};
@@ -104,6 +105,11 @@ impl Arena {
             events: Mutex::default(),
             random: StdRng::seed_from_u64(seed),
         })
+    }
+
+    /// When writes of the module are answered; before it is started.
+    pub fn set_acknowledgement(&mut self, given: Acknowledgement) {
+        self.cluster.set_acknowledgement(given);
     }
 
     /// A mirrored module under load, with all oracles watching.

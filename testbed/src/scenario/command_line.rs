@@ -2,6 +2,7 @@
 
 use super::figures::{Percentile, Rounds};
 use super::{ALL, Arena, Scenario, named};
+use crate::cluster::package::Acknowledgement;
 use crate::cluster::profile::Profile;
 use crate::oracle::Application;
 use anyhow::Context as _;
@@ -45,6 +46,9 @@ pub struct RunOptions {
     /// How fast a lost server is noticed
     #[arg(long, value_enum, default_value = "default")]
     pub profile: Profile,
+    /// When writes of the module are answered
+    #[arg(long, value_enum, default_value = "disk")]
+    pub ack: Acknowledgement,
     /// Leave the lab's directories and logs behind
     #[arg(long)]
     pub keep: bool,
@@ -117,6 +121,7 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
         Ok(mut arena) => {
             arena.length = options.length();
             arena.heart = scenario.start.heart();
+            arena.set_acknowledgement(options.ack);
             if options.keep {
                 arena.lab_mut().keep_files();
             }

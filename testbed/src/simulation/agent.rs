@@ -5,6 +5,7 @@
 use consensus::liveness::BootTime;
 use consensus::state::{Command, Epoch, MirrorRecord, ServerId, StepDownReason};
 use node::core::goal::{Goal, Wishes, goal, may_take_over};
+use node::core::hand_over::{Ending, HandOver, hand_over};
 use node::core::plan::{Running, Stage, Step, next_step};
 use node::core::right::Right;
 
@@ -59,6 +60,8 @@ pub(super) struct Agent {
     failed_disk: bool,
     not_before: BootTime,
     tenures: u32,
+    /// How the last tenure ended, and at which epoch; nothing when it was fenced.
+    ended: Option<(Epoch, Ending)>,
 }
 
 impl Agent {
@@ -73,6 +76,7 @@ impl Agent {
             failed_disk: false,
             not_before: BootTime(0),
             tenures: 0,
+            ended: None,
         }
     }
 
@@ -251,15 +255,13 @@ impl Agent {
             Busy::No => false,
             Busy::Step(_) => true,
             Busy::Draining { until } => {
-                let drained = match self.tenure_mut() {
-                    Some(tenure) => tenure.drain(desk),
-                    None => Some(false),
-                };
-                if drained == Some(true) {
+                let drained = self.tenure_mut().map(|tenure| tenure.drain(desk));
+                if let Some(Some(ending)) = drained {
+                    self.ended = desk.record().map(|record| (record.epoch, ending));
                     self.begin(Step::DrainAndUnmount, 10, desk);
                     return true;
                 }
-                if drained == Some(false) || desk.now >= until {
+                if drained.is_none() || desk.now >= until {
                     self.busy = Busy::No;
                     self.not_before = desk.now.plus_ns(STEP_RETRY);
                     if let Some(tenure) = self.tenure_mut() {
@@ -461,20 +463,34 @@ impl Agent {
     }
 
     fn hand_over(&mut self, epoch: Epoch, to: Option<ServerId>, desk: &mut Desk<'_>) {
+        let Some(record) = desk.record().filter(|record| record.epoch == epoch) else {
+            return;
+        };
         let (module, me) = (desk.name.clone(), desk.me);
-        let command = match to {
-            Some(to) => Command::Switchover {
+        let ended = self.ended.filter(|(at, _)| *at == epoch);
+        let ending = ended.map(|(_, ending)| ending).unwrap_or_default();
+        let command = match hand_over(record, me, to, ending) {
+            HandOver::SwitchOver { to } => Command::Switchover {
                 module,
                 epoch,
                 from: me,
                 to,
             },
-            None => Command::StepDown {
+            HandOver::StepDown => Command::StepDown {
                 module,
                 epoch,
                 server: me,
                 reason: StepDownReason::Stopped,
             },
+            HandOver::Drop { secondary } => {
+                desk.copy.sync();
+                Command::DropSecondary {
+                    module,
+                    epoch,
+                    primary: me,
+                    server: secondary,
+                }
+            }
         };
         let evidence = "application stopped, drained, unmounted";
         self.propose(epoch, command, evidence, desk);
@@ -518,6 +534,7 @@ impl Agent {
 
     fn mount(&mut self, epoch: Epoch, counts_peer: bool, desk: &mut Desk<'_>) {
         let is_first_tenure = self.led_at.replace(epoch) != Some(epoch);
+        self.ended = None;
         self.tenures += 1;
         match Tenure::mount(self.tenures, epoch, counts_peer, is_first_tenure, desk) {
             Some(tenure) => self.local = Local::Leading(Box::new(tenure)),

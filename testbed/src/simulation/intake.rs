@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use consensus::state::{AckMode, Epoch, MirrorRecord, ServerId};
+use consensus::state::{Epoch, MirrorRecord, ServerId};
 
 use super::clock::MS;
 use super::desk::Desk;
@@ -79,9 +79,10 @@ impl Intake {
             Payload::Ping | Payload::Barrier => {}
         }
         desk.out.must_check = true;
-        let on_receipt = desk
+        let through = desk
             .record()
-            .is_some_and(|record| record.ack == AckMode::Receipt);
+            .and_then(|record| record.acknowledges_on_receipt(desk.me));
+        let on_receipt = through.is_some_and(|through| epoch <= through);
         let is_durable_first = match &payload {
             Payload::Ping => false,
             Payload::Write(_) => !on_receipt,

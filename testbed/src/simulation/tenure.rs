@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use consensus::liveness::BootTime;
-use consensus::state::{AckMode, Command, Epoch, MirrorRecord, Wanted};
+use consensus::state::{Command, Epoch, MirrorRecord, Wanted};
 use fs_mirror::replication::core::{Answer, Core, Event};
 use fs_mirror::replication::shipping::Ticket;
 use node::core::address_times::{AddressTimes, Renewal, wait_before_adding};
+use node::core::hand_over::Ending;
 use node::core::partnership::{Facts, Move, Stream, next_move};
 use node::core::plan::Stage;
 use node::core::right::Right;
@@ -323,6 +324,8 @@ impl Tenure {
             peer_is_down: desk.peer_is_down(),
             may_begin_identical: self.may_begin_identical
                 && desk.now.ns_since(self.started) < HANDOVER_SESSION_MAX,
+            is_adopted: true,
+            has_failed_disk: self.disk_failed,
         };
         match next_move(record, facts) {
             Move::Attach { identical } => self.dial(record, identical, desk),
@@ -482,9 +485,9 @@ impl Tenure {
         self.answer_writes(desk);
     }
 
-    /// R4. With acknowledgement on receipt, what was ever received here is on the disk before.
+    /// R4. What was only received here, and led to, is on the disk before.
     fn drop_peer(&mut self, record: &MirrorRecord, desk: &mut Desk<'_>) {
-        if record.ack == AckMode::Receipt {
+        if record.received_only.contains(&desk.me) {
             desk.copy.sync();
         }
         let command = Command::DropSecondary {
@@ -664,26 +667,29 @@ impl Tenure {
     }
 
     /// Every acknowledged write on both copies and both disks: `None` while that is under way.
-    pub(super) fn drain(&mut self, desk: &mut Desk<'_>) -> Option<bool> {
+    pub(super) fn drain(&mut self, desk: &mut Desk<'_>) -> Option<Ending> {
         self.answer_writes(desk);
         if self.drains_at.is_none() {
             self.drains_at = Some(self.ship(Payload::Barrier, desk));
         }
         let barrier = self.drains_at?;
-        match &self.line {
+        let is_confirmed = match &self.line {
             Line::Up(session) if barrier != 0 => {
-                if session.acked < barrier || !self.writes.is_empty() {
+                if session.acked < barrier {
                     return None;
                 }
+                self.core.waits_for_peer()
             }
-            Line::Up(_) | Line::Dialing { .. } | Line::Down { .. } => {
-                if !self.writes.is_empty() {
-                    return None;
-                }
-            }
+            Line::Up(_) | Line::Dialing { .. } | Line::Down { .. } => false,
+        };
+        if !self.writes.is_empty() {
+            return None;
         }
         desk.copy.sync();
-        Some(true)
+        Some(Ending {
+            is_confirmed,
+            is_clean: true,
+        })
     }
 
     pub(super) fn forget_drain(&mut self) {

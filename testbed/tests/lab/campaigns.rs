@@ -1,5 +1,6 @@
 //! Short pieces of what runs for hours: the slice of the day of the matrix of cuts, a few faults of chaos.
 
+use testbed::cluster::package::Acknowledgement;
 use testbed::{chaos, matrix};
 
 fn is_skipped() -> bool {
@@ -40,6 +41,7 @@ fn chaos_of_two_faults() {
         minutes: 5,
         seed: Some(SHORT_FAULTS),
         every: std::time::Duration::ZERO,
+        ack: Acknowledgement::Disk,
         faults: Some(2),
         json: false,
         report: None,

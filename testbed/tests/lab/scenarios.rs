@@ -1,5 +1,6 @@
 //! Short runs of the scenarios with the ledger. The long ones are for `testbed scenario run NAME --repeat N`.
 
+use testbed::cluster::package::Acknowledgement;
 use testbed::cluster::profile::Profile;
 use testbed::oracle::Application;
 use testbed::scenario::command_line::{RunOptions, perform};
@@ -20,8 +21,17 @@ fn options(name: &str) -> RunOptions {
         json: true,
         app: Application::Ledger,
         profile: Profile::Default,
+        ack: Acknowledgement::Disk,
         keep: false,
     }
+}
+
+/// A round in which the secondary acknowledges what it has received.
+fn one_round_on_receipt(name: &str) {
+    run(RunOptions {
+        ack: Acknowledgement::Receipt,
+        ..options(name)
+    });
 }
 
 fn run(options: RunOptions) {
@@ -182,6 +192,21 @@ fn primary_power_cut_with_a_fast_lease() {
 #[test]
 fn heart_timeout() {
     one_round("heart_timeout");
+}
+
+#[test]
+fn primary_power_cut_on_receipt() {
+    one_round_on_receipt("primary_power_cut");
+}
+
+#[test]
+fn secondary_power_cut_on_receipt() {
+    one_round_on_receipt("secondary_power_cut");
+}
+
+#[test]
+fn swap_on_receipt() {
+    one_round_on_receipt("swap");
 }
 
 #[test]

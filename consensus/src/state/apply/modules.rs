@@ -11,7 +11,7 @@ use super::super::ids::{EventId, ModuleName, PackageHash, ServerId};
 use super::super::mirror::{ADDRESSES_MAX, AckMode, MODULES_MAX, MirrorRecord, Wanted};
 use super::super::rejection::{Rejection, RunningConflict};
 use super::Entry;
-use super::roles::{leads_alone, received_by};
+use super::roles::leads_alone;
 
 /// What a package says about a module, as far as the cluster must know it.
 #[derive(Clone, Copy)]
@@ -118,15 +118,13 @@ impl ClusterState {
             changed.in_sync.clear();
             changed.epoch = record.epoch.next();
         }
-        if let (Some(primary), AckMode::Receipt) = (changed.primary, changed.ack) {
-            let secondary = changed
-                .in_sync
-                .iter()
-                .copied()
-                .find(|server| *server != primary);
-            changed
-                .received_only
-                .extend(secondary.map_or_else(BTreeSet::new, |s| received_by(changed.ack, s)));
+        // One that took over with what it had only received acknowledges nothing with the other copy, and will drop it: that one
+        // received nothing, and must count should the primary start anew (R16).
+        if let (Some(primary), AckMode::Receipt) = (changed.primary, changed.ack)
+            && !changed.received_only.contains(&primary)
+        {
+            let others = changed.in_sync.iter().filter(|server| **server != primary);
+            changed.received_only.extend(others.copied());
         }
         let epoch = changed.epoch;
         let event = self.record(

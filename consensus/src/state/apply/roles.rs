@@ -342,7 +342,7 @@ pub(super) fn leads_alone(
 }
 
 /// A secondary that answers on receipt holds the newest writes in memory only.
-pub(super) fn received_by(ack: AckMode, secondary: ServerId) -> BTreeSet<ServerId> {
+fn received_by(ack: AckMode, secondary: ServerId) -> BTreeSet<ServerId> {
     match ack {
         AckMode::Disk => BTreeSet::new(),
         AckMode::Receipt => BTreeSet::from([secondary]),

@@ -12,7 +12,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::object::Object;
 use crate::replication::change::FileId;
 
-/// Bytes that wait for a worker; when it is full the receiving thread waits, and TCP makes the primary wait.
+/// Bytes that wait for a worker; when it is full the receiving thread waits, and TCP makes the primary wait. So much, and one frame, may
+/// be acknowledged on receipt and not applied.
 pub(crate) const QUEUED_BYTES_MAX: usize = 32 << 20;
 /// Changes that wait for a worker.
 pub(crate) const QUEUED_JOBS_MAX: usize = 16 << 10;
@@ -20,13 +21,37 @@ pub(crate) const QUEUED_JOBS_MAX: usize = 16 << 10;
 /// One change, as the whole frame it came in.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) seq: u64,
+    pub(crate) owed: Owed,
     pub(crate) frame: Bytes,
+}
+
+/// What the primary is owed once a change is applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owed {
+    /// Its acknowledgement.
+    Acknowledgement {
+        /// Number of the change.
+        seq: u64,
+    },
+    /// Nothing: it was acknowledged on receipt.
+    Nothing {
+        /// Number of the change.
+        seq: u64,
+    },
+}
+
+impl Owed {
+    /// Number of the change.
+    pub(crate) fn seq(self) -> u64 {
+        match self {
+            Owed::Acknowledgement { seq } | Owed::Nothing { seq } => seq,
+        }
+    }
 }
 
 /// Applies jobs.
 pub(crate) trait Work: Send + Sync + 'static {
-    /// Applies the job and acknowledges it, or notes the failure.
+    /// Applies the job and acknowledges it unless that was done, or notes the failure.
     fn perform(&self, object: &Arc<Object>, job: Job);
 
     /// The worker has nothing more to do for this object just now.

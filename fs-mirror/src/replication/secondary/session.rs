@@ -9,9 +9,9 @@ use parking_lot::{Condvar, Mutex};
 use super::apply::{Counters, Files, Namespace, Order};
 use super::error::ApplyError;
 use super::object::Object;
-use super::pool::{Job, Pool, Work};
+use super::pool::{Job, Owed, Pool, Work};
 use super::tree::Tree;
-use super::{EndCause, Options, PRIMARY_SILENCE_MAX};
+use super::{EndCause, OnReceipt, Options, PRIMARY_SILENCE_MAX};
 use crate::replication::change::Change;
 use crate::replication::link::{LinkError, LinkHandle, LinkReceiver, LinkSender, Received};
 use crate::replication::outbox::Outbox;
@@ -32,6 +32,7 @@ pub(super) struct Shared {
     pub(super) outbox: Outbox,
     pub(super) link: LinkHandle,
     files: Files,
+    on_receipt: Arc<OnReceipt>,
     /// `finish` was called: what has arrived is applied, then the session ends.
     pub(super) is_finishing: AtomicBool,
     /// A change could not be applied; `failure` says which.
@@ -47,6 +48,7 @@ impl Shared {
         epoch: Epoch,
         tree: &Tree,
         counters: Arc<Counters>,
+        on_receipt: Arc<OnReceipt>,
     ) -> Shared {
         Shared {
             link: sender.handle(),
@@ -55,6 +57,7 @@ impl Shared {
                 open_files: tree.open_files.clone(),
                 counters,
             },
+            on_receipt,
             is_finishing: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -67,7 +70,7 @@ impl Shared {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    /// The first failure ends the session: nothing is applied or acknowledged after it.
+    /// The first failure ends the session: nothing is applied after it.
     fn fail(&self, seq: u64, error: ApplyError) {
         let mut failure = self.failure.lock();
         if failure.is_none() {
@@ -86,19 +89,31 @@ impl Shared {
     fn apply_to(
         &self,
         object: &Arc<Object>,
-        seq: u64,
+        owed: Owed,
         change: &Change<'_>,
     ) -> Result<(), ApplyError> {
         if let Some(block) = self.files.apply(object, change)? {
             self.outbox.append(0, &Message::NeedBlock(block));
         }
-        self.acknowledge(seq);
+        self.on_applied(owed);
         Ok(())
     }
 
-    fn acknowledge(&self, seq: u64) {
+    fn on_applied(&self, owed: Owed) {
         self.files.counters.changes.fetch_add(1, Ordering::Relaxed);
-        self.outbox.acknowledge(seq);
+        match owed {
+            Owed::Acknowledgement { seq } => self.outbox.acknowledge(seq),
+            Owed::Nothing { .. } => {}
+        }
+    }
+
+    /// What the primary is owed once `change`, number `seq` of a frame at `epoch`, is applied.
+    fn owed(&self, seq: u64, epoch: Epoch, change: &Change<'_>) -> Owed {
+        if may_be_owed_nothing(change) && self.on_receipt.allows(epoch) {
+            Owed::Nothing { seq }
+        } else {
+            Owed::Acknowledgement { seq }
+        }
     }
 
     /// Shows the primary that we live while a change takes its time.
@@ -145,8 +160,8 @@ impl Work for Shared {
             // May take long: what was done before it is acknowledged first.
             self.outbox.kick();
         }
-        if let Err(error) = self.apply_to(object, job.seq, &change) {
-            self.fail(job.seq, error);
+        if let Err(error) = self.apply_to(object, job.owed, &change) {
+            self.fail(job.owed.seq(), error);
         }
     }
 
@@ -269,7 +284,7 @@ impl Receiver {
             Message::Change(change) => {
                 check_seq(&mut self.last_seq, seq)?;
                 let placed = Placed {
-                    seq,
+                    owed: self.shared.owed(seq, self.epoch, &change),
                     length,
                     is_last,
                 };
@@ -283,8 +298,9 @@ impl Receiver {
                 match outcome {
                     Ok(Outcome::Applied) => self.acks_gathered += 1,
                     Ok(Outcome::Queued(object)) => {
-                        let frame = self.receiver.take(length);
-                        self.pool.submit(&object, Job { seq, frame });
+                        let (owed, frame) = (placed.owed, self.receiver.take(length));
+                        self.acks_gathered += usize::from(owed == Owed::Nothing { seq });
+                        self.pool.submit(&object, Job { owed, frame });
                         return Ok(());
                     }
                     Err(error) => {
@@ -295,7 +311,7 @@ impl Receiver {
             }
             Message::EpochChange => {
                 check_seq(&mut self.last_seq, seq)?;
-                self.shared.acknowledge(seq);
+                self.shared.on_applied(Owed::Acknowledgement { seq });
                 self.acks_gathered += 1;
             }
             Message::Ping => {
@@ -343,7 +359,7 @@ enum Never {}
 /// A change and its place in the stream.
 #[derive(Clone, Copy)]
 struct Placed {
-    seq: u64,
+    owed: Owed,
     length: usize,
     /// No other whole frame is buffered behind it.
     is_last: bool,
@@ -362,7 +378,15 @@ fn apply(
     placed: Placed,
     change: &Change<'_>,
 ) -> Result<Outcome, ApplyError> {
-    match namespace.order_of(change)? {
+    let order = namespace.order_of(change)?;
+    if let Owed::Nothing { seq } = placed.owed {
+        // Whole, in its place, of an epoch that is durable here, and named rightly: what follows is this copy's own affair.
+        shared.outbox.acknowledge(seq);
+        if placed.is_last {
+            shared.outbox.kick();
+        }
+    }
+    match order {
         Order::Object(object) => {
             // Reads or waits for the disk: others must not wait with it.
             let is_slow = matches!(change, Change::Sync { .. } | Change::BlockDigest { .. });
@@ -370,14 +394,14 @@ fn apply(
             if is_slow || !may_wait || pool.is_busy(object.id) {
                 return Ok(Outcome::Queued(object.clone()));
             }
-            shared.apply_to(object, placed.seq, change)?;
+            shared.apply_to(object, placed.owed, change)?;
         }
         Order::Names(file) => {
             if let Some(file) = file {
                 pool.wait_idle(file);
             }
             namespace.apply(change)?;
-            shared.acknowledge(placed.seq);
+            shared.on_applied(placed.owed);
         }
         Order::Everything(root) => {
             pool.wait_all();
@@ -385,6 +409,31 @@ fn apply(
         }
     }
     Ok(Outcome::Applied)
+}
+
+/// Whether this change may be acknowledged on receipt: whoever waits for it waits for a change of the tree and nothing more. The others
+/// are questions: whether it is on the disk, whether everything is, whether it is the same.
+fn may_be_owed_nothing(change: &Change<'_>) -> bool {
+    match change {
+        Change::Create { .. }
+        | Change::Link { .. }
+        | Change::Unlink { .. }
+        | Change::Rmdir { .. }
+        | Change::Rename { .. }
+        | Change::Write { .. }
+        | Change::SetAttributes { .. }
+        | Change::SetXattr { .. }
+        | Change::RemoveXattr { .. }
+        | Change::Allocate { .. }
+        | Change::Forget { .. }
+        | Change::Bind { .. } => true,
+        Change::Sync { .. }
+        | Change::Barrier
+        | Change::DirectoryBegin { .. }
+        | Change::Entry { .. }
+        | Change::DirectoryEnd { .. }
+        | Change::BlockDigest { .. } => false,
+    }
 }
 
 /// Changes are numbered without a gap: a lost or repeated one must never go unnoticed.

@@ -2,6 +2,7 @@
 
 mod aside;
 mod hostile;
+mod receipt;
 mod trees;
 
 use std::sync::atomic::AtomicBool;
