@@ -38,7 +38,7 @@ const BUSY_AGAIN: Duration = Duration::from_millis(10);
 /// Where programs are looked for after the daemon's own.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What scripts are told about where they are. They see this, [`SYSTEM_PATH`], and nothing of the
+/// What scripts are told about where they are. They see this, the usual directories of programs, and nothing of the
 /// daemon's own environment.
 #[derive(Clone, Debug)]
 pub struct ScriptEnvironment {
