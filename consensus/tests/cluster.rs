@@ -6,9 +6,9 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use consensus::state::{Accepted, Command, ServerId, Wanted};
+use consensus::state::{Accepted, AckMode, Command, PackageHash, ServerId, Wanted};
 use consensus::{BindError, Origin, ProposeError, StartError, boot_time};
 use harness::{CLUSTER, Cluster, LANS, PATIENCE, eventually, proposal};
 
@@ -405,6 +405,34 @@ async fn regression_a_lost_answer_is_learnt_by_asking_again() {
         before.modules[&module].epoch.0 + 1,
         "it was done once"
     );
+}
+
+/// Goal: a leader that counts as lost by a module's short lease is replaced before Raft's own timer runs out, which takes 3.6 s and
+/// more in a cluster with a lease of 10 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_leader_is_replaced_before_the_timer_of_raft_runs_out() {
+    let mut cluster = Cluster::start_with_lease(2, true, 10_000).await;
+    let install = Command::InstallModule {
+        name: "db".parse().unwrap(),
+        servers: [ServerId(1), ServerId(2)],
+        package: PackageHash([3; 32]),
+        ack: AckMode::Disk,
+        directories: vec!["/srv/data".into()],
+        addresses: Vec::new(),
+        heart_timeout_ms: Some(500),
+    };
+    cluster.propose(1, install).await;
+    eventually("all have the module", || {
+        cluster.nodes().all(|node| !node.state().modules.is_empty())
+    })
+    .await;
+    let lost = cluster.leader().await;
+    assert_ne!(lost, 3, "a witness has no module");
+    let began = Instant::now();
+    cluster.power_off(lost).await;
+    assert_ne!(cluster.leader().await, lost);
+    let replaced = began.elapsed();
+    assert!(replaced < Duration::from_millis(3500), "{replaced:?}");
 }
 
 /// The disk of a voter is put back to an earlier state while the others run on: it must not vote again.

@@ -129,6 +129,7 @@ impl Beats {
             target,
             dialer: self.dialer.clone(),
             liveness: self.liveness.clone(),
+            connect_max: Duration::from_nanos(self.profile.connect_ns()),
             beat,
         }
     }
@@ -168,6 +169,8 @@ struct Link {
     target: Target,
     dialer: Arc<dyn Dialer>,
     liveness: Arc<Liveness>,
+    /// By the profile: a short lease must not be lost to a network on which a connection takes longer than that.
+    connect_max: Duration,
     beat: watch::Receiver<Beat>,
 }
 
@@ -192,7 +195,7 @@ impl Link {
             lan,
             address,
         } = self.target;
-        let channel = connect(self.dialer.clone(), voter, lan, address, self.connect_max()).await?;
+        let channel = connect(self.dialer.clone(), voter, lan, address, self.connect_max).await?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         // The answer to the call may come only with the first answer in it, so the first heartbeat must be under way.
         let first = self.heartbeat();
@@ -246,10 +249,6 @@ impl Link {
                 () = sleep_until(silent_from) => return,
             }
         }
-    }
-
-    fn connect_max(&self) -> Duration {
-        Duration::from_nanos(self.beat.borrow().timing.connect_ns())
     }
 
     fn silence_max(&self) -> Duration {

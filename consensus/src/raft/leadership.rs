@@ -160,9 +160,9 @@ pub(crate) async fn hand_over(me: ServerId, raft: Raft, heard: Arc<Heard>, silen
     }
 }
 
-/// Runs until Raft stops. Where the leader's silence is long enough for its server to count as lost, this member asks for an
-/// election instead of waiting for Raft's timer. It asks for votes first (pre-vote), so whoever still hears the leader, or has
-/// more of the log, keeps it from disturbing anything.
+/// Runs until Raft stops. Where the leader's silence is long enough for its server to count as lost, and for Raft to let go of
+/// it, this member asks for an election instead of waiting for Raft's timer. It asks for votes first (pre-vote), so whoever still
+/// hears the leader, or has more of the log, keeps it from disturbing anything.
 pub(crate) async fn replace_lost_leader(
     me: ServerId,
     raft: Raft,
@@ -170,8 +170,14 @@ pub(crate) async fn replace_lost_leader(
     applied: watch::Receiver<Applied>,
     profile: Timing,
 ) {
+    let times = raft.config().clone();
+    let between_elections = Duration::from_millis(times.election_timeout_min);
+    // openraft votes for nobody before that.
+    let held = Duration::from_millis(times.election_timeout_max + times.heartbeat_interval);
+    let mut pause = LOOK_INTERVAL / 2;
     loop {
-        sleep(LOOK_INTERVAL / 2).await;
+        sleep(pause).await;
+        pause = LOOK_INTERVAL / 2;
         let metrics = raft.metrics().borrow_watched().clone();
         if metrics.running_state.is_err() {
             return;
@@ -181,13 +187,14 @@ pub(crate) async fn replace_lost_leader(
             continue;
         };
         let lease = profile.of_server(&applied.borrow().state, leader);
-        let patience = Duration::from_nanos(lease.declare_after_ns());
-        let silence = heard.age_any(leader);
-        if silence.is_some_and(|silence| {
-            is_candidate(me, leader, &configured(&metrics).voters, silence, patience)
-        }) && raft.trigger().elect(true).await.is_err()
-        {
-            return;
+        let patience = held.max(Duration::from_nanos(lease.declare_after_ns()));
+        let voters = configured(&metrics).voters;
+        let is_my_turn = |silence| is_candidate(me, leader, &voters, silence, patience);
+        if heard.age_any(leader).is_some_and(is_my_turn) {
+            pause = between_elections;
+            if raft.trigger().elect(true).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -133,6 +133,14 @@ pub(crate) struct Proposer {
     pub(crate) recent: Recent,
 }
 
+/// Why an answer is not worth waiting for any longer.
+enum Hopeless {
+    /// Whoever was asked is not the one to decide.
+    AnotherLeads,
+    /// Its LAN fell silent: the connection is of no use.
+    Silent,
+}
+
 /// One attempt at a proposal; the fields as in `ProposeRequest`.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
@@ -256,12 +264,16 @@ impl Proposer {
         }
     }
 
-    /// Has `voter` ask the leader it knows. Gives up waiting when this member learns of another one.
+    /// Has `voter` ask the leader it knows. Gives up waiting when this member learns of another one, which is not `voter` itself:
+    /// that one has the proposal.
     async fn attempt_through(&self, voter: ServerId, asked: Asked<'_>) -> Attempt {
+        let known = self.leader();
         let hopeless = async {
             tokio::select! {
-                () = self.until_another_leads(self.leader()) => {}
-                () = self.links.until_left(voter, Purpose::Proposals) => {}
+                () = self.while_leader(|leader| {
+                    leader.is_none() || leader == known || leader == Some(voter)
+                }) => Hopeless::AnotherLeads,
+                () = self.links.until_left(voter, Purpose::Proposals) => Hopeless::Silent,
             }
         };
         self.ask(voter, asked, true, hopeless).await
@@ -279,12 +291,12 @@ impl Proposer {
         member: ServerId,
         asked: Asked<'_>,
         relay: bool,
-        hopeless: impl Future<Output = ()>,
+        hopeless: impl Future<Output = Hopeless>,
     ) -> Attempt {
         let mut hopeless = pin!(hopeless);
         let dialled = tokio::select! {
             dialled = self.links.channel(member, Purpose::Proposals) => dialled,
-            () = &mut hopeless => return Attempt::NotSent,
+            _ = &mut hopeless => return Attempt::NotSent,
         };
         let (Ok(body), Ok(channel)) = (encode(asked.proposal), dialled) else {
             return Attempt::NotSent;
@@ -302,8 +314,11 @@ impl Proposer {
         let mut client = ProposalsClient::new(channel);
         let answer = tokio::select! {
             answer = client.propose(request) => answer,
-            () = hopeless => {
-                self.links.forget(member, Purpose::Proposals);
+            why = hopeless => {
+                match why {
+                    Hopeless::Silent => self.links.forget(member, Purpose::Proposals),
+                    Hopeless::AnotherLeads => {}
+                }
                 return Attempt::Unknown;
             }
         };
@@ -326,17 +341,17 @@ impl Proposer {
     }
 
     /// Returns when an answer of `leader` on the present connection is not worth waiting for.
-    async fn until_hopeless(&self, leader: ServerId) {
+    async fn until_hopeless(&self, leader: ServerId) -> Hopeless {
         tokio::select! {
-            () = self.until_another_leads(Some(leader)) => {}
-            () = self.links.until_left(leader, Purpose::Proposals) => {}
+            () = self.while_leader(|known| known == Some(leader)) => Hopeless::AnotherLeads,
+            () = self.links.until_left(leader, Purpose::Proposals) => Hopeless::Silent,
         }
     }
 
-    async fn until_another_leads(&self, leader: Option<ServerId>) {
-        let leader = leader.map(|leader| leader.0);
+    /// Returns when what this member knows of the leader does not fit any more.
+    async fn while_leader(&self, fits: impl Fn(Option<ServerId>) -> bool) {
         let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().current_leader == leader {
+        while fits(metrics.borrow_watched().current_leader.map(ServerId)) {
             if metrics.changed().await.is_err() {
                 return;
             }

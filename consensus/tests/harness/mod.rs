@@ -241,6 +241,7 @@ pub(crate) struct Cluster {
     pub(crate) wires: Arc<Wires>,
     nodes: BTreeMap<u64, Node>,
     directory: TempDir,
+    lease_ms: u64,
     /// Members that start from now on wait to be admitted.
     pub(crate) asks_first: bool,
 }
@@ -248,6 +249,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `servers` servers, and then perhaps a witness, all members and voting.
     pub(crate) async fn start(servers: u64, has_witness: bool) -> Cluster {
+        Cluster::start_with_lease(servers, has_witness, LEASE_MS).await
+    }
+
+    pub(crate) async fn start_with_lease(
+        servers: u64,
+        has_witness: bool,
+        lease_ms: u64,
+    ) -> Cluster {
         // Shown for failed tests, with RUST_LOG set. Only the first test of a process can install it.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -258,6 +267,7 @@ impl Cluster {
             wires: Arc::default(),
             nodes: BTreeMap::new(),
             directory,
+            lease_ms,
             asks_first: false,
         };
         cluster.add(1, Origin::New, &BTreeMap::new()).await;
@@ -265,7 +275,7 @@ impl Cluster {
             id: CLUSTER,
             name: "lab".parse().unwrap(),
             ca_fingerprint: [1; 32],
-            lease_ms: LEASE_MS,
+            lease_ms,
         };
         let first = cluster.introduction(1, MemberKind::Server);
         let init = proposal(Command::InitCluster { info, first });
@@ -373,6 +383,7 @@ impl Cluster {
             wires: self.wires.clone(),
         });
         let remembered = self.remembered(id);
+        let lease_ms = self.lease_ms;
         let node = self.nodes.get_mut(&id).unwrap();
         node.incarnation += 1;
         let options = Options {
@@ -383,7 +394,7 @@ impl Cluster {
             dialer,
             incarnation: Incarnation(node.incarnation),
             known,
-            lease_ms: LEASE_MS,
+            lease_ms,
             remembered,
             is_admitted: !self.asks_first,
         };
@@ -464,7 +475,7 @@ impl Cluster {
             }),
             incarnation: Incarnation(node.incarnation + 1),
             known: BTreeMap::new(),
-            lease_ms: LEASE_MS,
+            lease_ms: self.lease_ms,
             remembered: self.remembered(id),
             is_admitted: true,
         };

@@ -10,7 +10,7 @@ use super::cluster::profile_of;
 use crate::member::Member;
 
 /// What is said where a lease was lowered: openraft's times are fixed when a daemon starts, and follow the profile.
-const ELECTIONS: &str = "; where the lost server led the log as well, the takeover waits for an election, whose times follow the cluster's lease";
+const SHARED: &str = "; every other module on them shares it; where the lost server led the log as well, the takeover waits for an election, whose times follow the cluster's lease";
 
 /// How soon the module asks its servers to count as lost, as the cluster keeps it.
 pub(super) fn asked_ms(heart: &Heart) -> Option<u32> {
@@ -67,7 +67,7 @@ fn leases_in_force(heart: &Heart, profile: Timing, lessees: &[Lessee]) -> Option
     Some(format!(
         "<heart>: {asks}; a server counts as lost when its lease has run out: {}{}",
         shown.join("; "),
-        if is_lowered { ELECTIONS } else { "" }
+        if is_lowered { SHARED } else { "" }
     ))
 }
 
@@ -112,14 +112,14 @@ mod tests {
                 r#"<heart timeout="1s"/>"#,
                 (1500, Some(600)),
                 format!(
-                    "timeout 1s; {prefix} s1 600ms, another module asks for it; s2 1s, this <heart> asks for it{ELECTIONS}"
+                    "timeout 1s; {prefix} s1 600ms, another module asks for it; s2 1s, this <heart> asks for it{SHARED}"
                 ),
             ),
             (
                 r#"<heart timeout="100"/>"#,
                 (1500, Some(2000)),
                 format!(
-                    "timeout 100ms; {prefix} s1 500ms, this <heart> asks for it; s2 500ms, this <heart> asks for it{ELECTIONS}"
+                    "timeout 100ms; {prefix} s1 500ms, this <heart> asks for it; s2 500ms, this <heart> asks for it{SHARED}"
                 ),
             ),
         ];

@@ -202,7 +202,7 @@ fn risk_of(command: &Command, name: impl Fn(ServerId) -> String) -> Option<Strin
             name(*server)
         )),
         Command::ReconfigureModule { .. } => {
-            Some("the new configuration counts from the next start of the module; the timeout of its <heart> counts at once".to_owned())
+            Some("the new configuration counts from the next start of the module".to_owned())
         }
         Command::CreateToken { witness, .. } => {
             let kind = if *witness { "witness" } else { "server" };

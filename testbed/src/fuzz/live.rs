@@ -32,7 +32,7 @@ const ROWS_PER_SECOND_MIN: u64 = 5;
 const GROWTH_KIB_MAX: u64 = 96 << 10;
 /// The service does not stop for longer than this, whatever is said.
 const GAP_MS_MAX: f64 = 2500.0;
-/// A session that begins again somewhere has been told of fewer bytes than this.
+/// A session that begins again somewhere has been told of fewer bytes than this, and brings fewer.
 const RECEIVED_MAX: u64 = 1 << 20;
 /// How many bytes of a log's end hold the number of the newest session.
 const LOG_TAIL_BYTES: usize = 64 << 10;
@@ -99,8 +99,7 @@ fn attack_in(
             let epoch = Epoch(arena.cluster().module_state(attack.attacker)?.epoch);
             let greeting = Greeting::drawn(mutator);
             if let Greeting::SameSession { .. } = greeting {
-                // In the middle of a frame any bytes would be an epoch.
-                inputs.clear();
+                to_zeros(&mut inputs, mutator.below(RECEIVED_MAX));
             }
             caller.greet_with(hello(arena, attack, epoch, greeting)?);
             run_together(&mut inputs);
@@ -199,6 +198,14 @@ fn hello(
     let mut frame = Vec::new();
     wire::encode(&mut frame, epoch, 0, &Message::Hello(hello));
     Ok(frame)
+}
+
+/// Zeros instead: the session may be in the middle of a frame, where other bytes could become an epoch.
+fn to_zeros(inputs: &mut Vec<Input>, length: u64) {
+    inputs.truncate(1);
+    for input in inputs {
+        input.bytes = vec![0; length as usize];
+    }
 }
 
 /// On a stream a frame that was cut short ends within the next input.
