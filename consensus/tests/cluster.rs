@@ -295,6 +295,7 @@ async fn wiped_or_foreign_store_is_refused() {
         foreign,
         Err(StartError::Bind(BindError::Mismatch { .. }))
     ));
+    cluster.closed(2).await;
     cluster.wipe(2);
     let wiped = cluster.start_as(2, CLUSTER, Origin::Existing).await;
     assert!(matches!(
@@ -461,6 +462,7 @@ async fn a_store_restored_from_an_old_copy_is_refused() {
         .await
         .unwrap();
     as_it_is.shutdown().await;
+    cluster.closed(2).await;
     cluster.wipe(2);
     copy_files(copy.path(), cluster.store_of(2));
     let refused = cluster.start_as(2, CLUSTER, Origin::Existing).await.err();

@@ -425,6 +425,17 @@ impl Cluster {
             .for_each(|listener| listener.abort());
         let consensus = node.consensus.take().unwrap();
         consensus.shutdown().await;
+        self.closed(id).await;
+    }
+
+    /// Returns when nothing writes to the member's store any more: sled's threads end, and give its lock back, a moment after it
+    /// was dropped.
+    pub(crate) async fn closed(&self, id: u64) {
+        let database = self.node(id).directory.join("db");
+        eventually("the store is closed", || {
+            std::fs::File::open(&database).unwrap().try_lock().is_ok()
+        })
+        .await;
     }
 
     /// The member starts again with the store it has, and announces its start as the node does.
