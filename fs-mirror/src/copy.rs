@@ -1,6 +1,7 @@
 //! One server's copy of a replicated directory: the real directory, opened before anything is mounted over it, and what
 //! must outlive a restart of the daemon.
 
+mod disk;
 mod epoch_file;
 
 use std::io;
@@ -10,13 +11,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat, statfs, syncfs};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat, statfs};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::aside::Aside;
 use crate::epoch::Epoch;
 use crate::mount::table;
+use disk::Disk;
 pub use epoch_file::EpochError;
 use epoch_file::EpochFile;
 
@@ -79,12 +81,13 @@ pub enum OpenError {
     Epoch(#[source] EpochError),
 }
 
-/// A copy of the replicated directory. Its descriptor leads below whatever is mounted over the directory later.
+/// A copy of the replicated directory. Its descriptors lead below whatever is mounted over the directory later.
 #[derive(Debug)]
 pub struct Copy {
     module: String,
     directory: PathBuf,
     root: OwnedFd,
+    disk: Disk,
     aside: Aside,
     epoch: Mutex<EpochFile>,
 }
@@ -101,6 +104,11 @@ impl Copy {
         detach_dead_mounts(&config.directory)?;
         let directory = canonical(&config.directory)?;
         let root = open_root(&directory)?;
+        let disk = Disk::open(&root).map_err(|errno| OpenError::Io {
+            action: "open",
+            path: directory.clone(),
+            source: errno.into(),
+        })?;
         check_proc()?;
         create_state_dir(&config.state_dir, &directory)?;
         let epoch = EpochFile::open(&config.state_dir).map_err(OpenError::Epoch)?;
@@ -110,6 +118,7 @@ impl Copy {
             module: config.module,
             directory,
             root,
+            disk,
             aside,
             epoch: Mutex::new(epoch),
         }))
@@ -133,10 +142,15 @@ impl Copy {
     /// Returns when everything that was ever written to this copy is on its disk.
     ///
     /// # Errors
-    /// The disk failed, and says so once: a later success means nothing (R11).
+    /// The disk failed, perhaps before this call. The system says so once, and a later success means nothing (R11): every sync fails
+    /// from then on, until [`Copy::forget_failed_sync`].
     pub fn sync(&self) -> Result<(), Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(self.root(), c".", flags, Mode::empty()).and_then(syncfs)
+        self.disk.sync()
+    }
+
+    /// What this copy lacks on its disk does not matter: it is compared before it counts again, or no other one does.
+    pub fn forget_failed_sync(&self) {
+        self.disk.forget_failure();
     }
 
     /// What was set aside of this copy.

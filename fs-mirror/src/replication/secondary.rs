@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use self::error::ApplyError;
 
-use self::apply::Counters;
+use self::apply::{Counters, Files};
 use self::session::{Receiver, Shared};
 use self::tree::Tree;
 use super::link::{Link, LinkError};
@@ -230,8 +230,12 @@ impl ApplySession {
         let counters = Arc::new(Counters::default());
         let (sender, receiver) = link.split();
         let on_receipt = options.on_receipt.clone();
-        let shared = Shared::new(sender, hello.epoch, &tree, counters.clone(), on_receipt);
-        let shared = Arc::new(shared);
+        let files = Files {
+            copy: copy.clone(),
+            open_files: tree.open_files.clone(),
+            counters: counters.clone(),
+        };
+        let shared = Arc::new(Shared::new(sender, hello.epoch, files, on_receipt));
         let mut session = ApplySession {
             id: hello.session,
             shared,

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::blocking;
+use super::disk_failure::DiskFailure;
 use super::moving::Moving;
 use super::open_addition::OpenAddition;
 use super::partnership::{Partnership, Told};
@@ -32,6 +33,8 @@ pub(super) struct LeadingParts {
     pub copy: Arc<Copy>,
     /// The note of a proposed addition.
     pub addition: Arc<OpenAddition>,
+    /// Where a failure of the disk is noted.
+    pub disk_failure: DiskFailure,
     /// This is the first tenure at its epoch: what a switchover left identical has not been changed since.
     pub is_first_tenure: bool,
     /// How long to wait before the addresses are added: the former primary's may still be in its kernel.
@@ -49,8 +52,36 @@ pub(super) struct Leading {
     /// No address before this time: the former primary's may still be in its kernel.
     addresses_from: Instant,
     wants_addresses: bool,
-    disk_failed: watch::Receiver<Option<String>>,
     tasks: Tasks,
+}
+
+/// Where the mounted copy tells what happens to it.
+struct EventSink {
+    module: ModuleName,
+    disk_failure: DiskFailure,
+    quiet: watch::Sender<Option<u64>>,
+    events: mpsc::UnboundedSender<PrimaryEvent>,
+}
+
+impl EventSink {
+    fn tell(&self, event: PrimaryEvent) {
+        match event {
+            PrimaryEvent::LinkQuiet { session } => {
+                self.quiet.send_replace(Some(session));
+            }
+            // Not by way of the tenure, which may end before a slow disk answers (R11).
+            PrimaryEvent::LocalDiskFailed { operation, errno } => {
+                tracing::error!(module = %self.module, operation, errno, "the disk of this copy failed");
+                let failure = format!("{operation} failed with errno {errno}");
+                self.disk_failure.note(failure);
+            }
+            PrimaryEvent::SessionLost { .. } | PrimaryEvent::Resynced { .. } => {
+                if self.events.send(event).is_err() {
+                    tracing::debug!("the tenure has ended");
+                }
+            }
+        }
+    }
 }
 
 /// The tasks of a tenure; they end with it.
@@ -79,23 +110,20 @@ impl Leading {
         let (quiet_in, quiet) = watch::channel(None);
         let copy = Arc::clone(&parts.copy);
         let primary_gate = Arc::clone(&gate);
+        let sink = EventSink {
+            module: parts.module.clone(),
+            disk_failure: parts.disk_failure.clone(),
+            quiet: quiet_in,
+            events: events_in,
+        };
         let primary = blocking(move || {
-            let report = move |event: PrimaryEvent| {
-                if let PrimaryEvent::LinkQuiet { session } = event {
-                    quiet_in.send_replace(Some(session));
-                    return;
-                }
-                if events_in.send(event).is_err() {
-                    tracing::debug!("the tenure has ended");
-                }
-            };
             let options = PrimaryOptions::default();
             Primary::start(
                 copy,
                 fs_mirror::Epoch(epoch.0),
                 counts_peer,
                 primary_gate,
-                Box::new(report),
+                Box::new(move |event| sink.tell(event)),
                 options,
             )
         })
@@ -114,7 +142,6 @@ impl Leading {
         // Before anything asks whether it may serve: the task below may start late.
         let lease = parts.member.consensus.lease();
         warden.adjust(&lease);
-        let (disk_failed_in, disk_failed) = watch::channel(None);
         let moving = Moving {
             member: Arc::clone(&parts.member),
             module: parts.module.clone(),
@@ -128,7 +155,7 @@ impl Leading {
             warden: Arc::clone(&warden),
             events,
             may_begin_identical: parts.is_first_tenure,
-            disk_failed: disk_failed_in,
+            disk_failure: parts.disk_failure,
             told: Told::default(),
         };
         Ok(Leading {
@@ -140,7 +167,6 @@ impl Leading {
             addresses: Vec::new(),
             addresses_from: Instant::now() + parts.address_wait,
             wants_addresses: false,
-            disk_failed,
             tasks: Tasks([
                 tokio::spawn(warden.run()),
                 tokio::spawn(moving.run(quiet)),
@@ -157,11 +183,6 @@ impl Leading {
     /// Notes how far this primary has come.
     pub(super) fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
-    }
-
-    /// Why the disk of this copy failed, once it has.
-    pub(super) fn disk_failure(&self) -> Option<String> {
-        self.disk_failed.borrow().clone()
     }
 
     /// Nobody looks after the peer any more: the record did not name this server for a moment.
@@ -263,5 +284,63 @@ impl Leading {
             (stopped, primary.is_confirmed())
         });
         ended.await.unwrap_or_else(|error| (Err(error), false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::state::ServerId;
+
+    use super::*;
+    use crate::core::failed_copy::Failures;
+    use crate::core::goal::tests::record;
+    use crate::core::partnership::{Facts, Move, Stream, next_move};
+
+    const ME: ServerId = ServerId(1);
+    const PEER: ServerId = ServerId(2);
+
+    /// Goal: a server that took over with what it had only received, and whose sync fails after it lost its lease, does not strike off
+    /// the only whole copy when the lease returns (R11, R16). Method: the event, once nobody of the tenure listens any more.
+    #[test]
+    fn regression_a_sync_that_fails_after_the_tenure_counts_in_the_next() {
+        let disk_failure = DiskFailure::default();
+        let (quiet, _) = watch::channel(None);
+        let (events, of_tenure) = mpsc::unbounded_channel();
+        let sink = EventSink {
+            module: "m".parse().unwrap(),
+            disk_failure: disk_failure.clone(),
+            quiet,
+            events,
+        };
+        drop(of_tenure);
+        let mut led = record(8, Some(ME), &[ME, PEER]);
+        led.received_only.insert(ME);
+        let next = |has_failed_disk| {
+            let facts = Facts {
+                me: ME,
+                is_fresh: true,
+                stream: Stream::Down,
+                addition_open: None,
+                peer_is_down: true,
+                may_begin_identical: false,
+                is_adopted: true,
+                has_failed_disk,
+            };
+            next_move(&led, facts)
+        };
+        assert_eq!(next(disk_failure.is_noted()), Move::DropPeer);
+        sink.tell(PrimaryEvent::LocalDiskFailed {
+            operation: "syncfs",
+            errno: 5,
+        });
+        assert_eq!(next(disk_failure.is_noted()), Move::Wait);
+        let failures = Failures {
+            disk: disk_failure.text(),
+            not_applied: None,
+        };
+        assert_eq!(
+            failures.against_leading(&led, ME).as_deref(),
+            Some("its disk failed: syncfs failed with errno 5")
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
 mod copy_trouble;
+mod disk_failure;
 mod fencing;
 mod installed;
 mod leading;
@@ -29,12 +30,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::core::address_times::wait_before_adding;
+use crate::core::failed_copy::{is_compared_first, is_shared};
 use crate::core::goal::{Goal, Wishes, goal, may_take_over};
 use crate::core::hand_over::{Ending, lacks_word};
 use crate::core::plan::{Running, Stage, Step, next_step};
 use crate::core::right::{Right, Standing};
 use crate::member::Member;
 use copy_trouble::CopyTrouble;
+use disk_failure::DiskFailure;
 use installed::Installed;
 use leading::{Leading, LeadingParts};
 use requests::{EarlySession, answer};
@@ -166,8 +169,9 @@ struct Agent {
     led_at: Option<Epoch>,
     /// How the last tenure ended, and at which epoch; nothing when it was fenced.
     ended: Option<(Epoch, Ending)>,
-    /// Why this copy cannot be trusted any more (R11); as long as this daemon runs.
-    failed_disk: Option<String>,
+    /// Why this copy cannot be trusted any more (R11), until it is compared with another one. In memory: a start of this daemon ends
+    /// what the system would have told.
+    disk_failure: DiskFailure,
     /// Why this copy cannot be brought up to date.
     copy_trouble: CopyTrouble,
     /// A stream that came before its record was applied here.
@@ -206,7 +210,7 @@ impl Agent {
             gave_up: false,
             led_at: None,
             ended: None,
-            failed_disk: None,
+            disk_failure: DiskFailure::default(),
             copy_trouble: CopyTrouble::default(),
             early: None,
             becoming_since: None,
@@ -285,8 +289,13 @@ impl Agent {
             secondary.acknowledge_on_receipt(through.map(|epoch| fs_mirror::Epoch(epoch.0)));
         }
         // Outside the in-sync set it is compared before it counts again; alone in it, there is no better copy.
-        if record.is_none_or(|record| !record.in_sync.contains(&me) || record.in_sync.len() == 1) {
+        if record.is_none_or(|record| !is_shared(record, me)) {
             self.copy_trouble.forget_failure();
+            self.installed.copy.forget_failed_sync();
+        }
+        // A bad disk stays one while it leads alone, and leads no longer than that.
+        if record.is_some_and(|record| is_compared_first(record, me)) {
+            self.disk_failure.forget();
         }
     }
 
@@ -362,12 +371,15 @@ impl Agent {
     async fn act(&mut self, record: Option<&MirrorRecord>, goal: Goal) -> bool {
         if self.leaving.is_none()
             && !matches!(self.local, Local::Leading(_))
-            && self.copy_trouble.failure().is_none()
             && let Some(record) = record.filter(|record| may_take_over(&self.standing(), record))
+            && self
+                .failures()
+                .against_leading(record, self.member.id())
+                .is_none()
         {
             return self.propose_take_over(record).await;
         }
-        if let Some(failure) = self.disk_failure(record) {
+        if let Some(failure) = self.against_leading(record) {
             return self.leave_failed_disk(record, &failure).await;
         }
         if self.is_paused(goal) || record.is_some_and(|record| self.asks_first(record)) {
@@ -484,6 +496,7 @@ impl Agent {
             module: self.module.clone(),
             copy: Arc::clone(&self.installed.copy),
             addition: Arc::clone(&self.installed.addition),
+            disk_failure: self.disk_failure.clone(),
             is_first_tenure: self.led_at.replace(epoch) != Some(epoch),
             address_wait: self.address_wait(),
         };
@@ -540,7 +553,6 @@ impl Agent {
         if let Local::Leading(leading) = &self.local
             && let Err(error) = leading.drain(DRAIN_DEADLINE).await
         {
-            self.note_failed_sync(&error);
             return Err(error);
         }
         if let Local::Leading(leading) = std::mem::replace(&mut self.local, Local::Nothing) {
@@ -554,10 +566,7 @@ impl Agent {
             self.ended = epoch.map(|epoch| (epoch, ending));
             // The application was stopped before, and the mount is gone one way or the other.
             self.disarm_watchdog().await;
-            if let Err(error) = unmounted {
-                self.note_failed_sync(&error);
-                return Err(error);
-            }
+            unmounted?;
         }
         Ok(())
     }
@@ -692,7 +701,7 @@ impl Agent {
             && (right_is_lost
                 || record.is_some_and(|record| self.standing().right(record) == Right::None));
         let addition_open = record.is_some_and(|record| self.standing().may_have_added(record));
-        let (copy_trouble, copy_failure) = (self.copy_trouble.text(), self.copy_trouble.failure());
+        let (copy_trouble, failures) = (self.copy_trouble.text(), self.failures());
         self.report.send_modify(|report| {
             report.running = running;
             report.is_leaving = matches!(goal, Goal::HandOver { .. } | Goal::Fence);
@@ -700,7 +709,7 @@ impl Agent {
             report.waits_for_majority = waits_for_majority;
             report.addition_open = addition_open;
             report.copy_trouble = copy_trouble;
-            report.copy_failure = copy_failure;
+            report.failures = failures;
             report.aside = Some(self.installed.copy.aside().clone());
             report.resync = progress;
             report.epoch = record.map(|record| record.epoch);

@@ -9,10 +9,11 @@ use std::time::Duration;
 use consensus::ProposeError;
 use consensus::state::{Command, Epoch, MirrorRecord, ModuleName, ServerId, Wanted};
 use fs_mirror::{Hello, Primary, PrimaryEvent, Start};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::PROPOSAL_DEADLINE;
+use super::disk_failure::DiskFailure;
 use super::open_addition::OpenAddition;
 use super::warden::Warden;
 use crate::core::partnership::{Facts, Move, Stream, next_move};
@@ -45,8 +46,8 @@ pub(super) struct Partnership {
     pub events: mpsc::UnboundedReceiver<PrimaryEvent>,
     /// The copies may still be as a switchover left them.
     pub may_begin_identical: bool,
-    /// Tells the agent that the local disk failed (R11).
-    pub disk_failed: watch::Sender<Option<String>>,
+    /// Whether the local disk failed (R11).
+    pub disk_failure: DiskFailure,
     /// What happened to the stream; empty at first.
     pub told: Told,
 }
@@ -145,7 +146,7 @@ impl Partnership {
                 may_begin_identical: self.may_begin_identical
                     && started.elapsed() < HANDOVER_DIAL_MAX,
                 is_adopted,
-                has_failed_disk: self.disk_failed.borrow().is_some(),
+                has_failed_disk: self.disk_failure.is_noted(),
             };
             if session.is_due(Instant::now()) {
                 match next_move(&record, facts) {
@@ -218,8 +219,8 @@ impl Partnership {
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(module = %self.module, error, "failed to adopt epoch {}", record.epoch);
-                self.disk_failed
-                    .send_replace(Some(format!("adopt epoch {}: {error}", record.epoch)));
+                self.disk_failure
+                    .note(format!("adopt epoch {}: {error}", record.epoch));
             }
         }
         *adopted == Some(record.epoch)
@@ -249,8 +250,8 @@ impl Partnership {
                     session
                 }
             },
-            // Another task sees to it: this one may be waiting for the log.
-            PrimaryEvent::LinkQuiet { .. } => session,
+            // Others see to it: this task may be waiting for the log.
+            PrimaryEvent::LinkQuiet { .. } | PrimaryEvent::LocalDiskFailed { .. } => session,
             PrimaryEvent::Resynced {
                 session: id,
                 bytes_total,
@@ -268,12 +269,6 @@ impl Partnership {
                         session
                     }
                 }
-            }
-            PrimaryEvent::LocalDiskFailed { operation, errno } => {
-                tracing::error!(module = %self.module, operation, errno, "the disk of this copy failed");
-                self.disk_failed
-                    .send_replace(Some(format!("{operation} failed with errno {errno}")));
-                session
             }
         }
     }
@@ -366,7 +361,7 @@ impl Partnership {
         self.wait_for_news(record).await;
     }
 
-    /// False when the disk failed, which the agent is told, too.
+    /// False when the disk failed, now or before, which the agent is told, too.
     async fn sync_copy(&self) -> bool {
         let primary = Arc::clone(&self.primary);
         let synced = tokio::task::spawn_blocking(move || primary.sync()).await;
@@ -377,7 +372,7 @@ impl Partnership {
             let error = format!("{error:#}");
             tracing::error!(module = %self.module, error, "what was received is not on the disk");
         }
-        synced.is_ok()
+        synced.is_ok() && !self.disk_failure.is_noted()
     }
 
     /// Why the stream is down, and how long writers had waited when going on without it was proposed.

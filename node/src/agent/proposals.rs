@@ -7,6 +7,7 @@ use fs_mirror::DrainError;
 use tokio::time::Instant;
 
 use super::{Agent, Local, PROPOSAL_DEADLINE, STEP_RETRY, blocking};
+use crate::core::failed_copy::Failures;
 use crate::core::hand_over::{Ending, HandOver, hand_over};
 
 impl Agent {
@@ -18,9 +19,13 @@ impl Agent {
         let Some(record) = self.record_to_end(epoch).await? else {
             return Ok(());
         };
+        // Noted since the last look, which would not have come here: the next one leaves this copy.
+        if self.against_leading(Some(&record)).is_some() {
+            return Ok(());
+        }
         let (module, me) = (self.module.clone(), self.member.id());
         let command = match hand_over(&record, me, to, self.ending(epoch)) {
-            HandOver::Drop { secondary } => return self.propose_drop(epoch, secondary).await,
+            HandOver::Drop { secondary } => return self.propose_drop(&record, secondary).await,
             HandOver::SwitchOver { to } => Command::Switchover {
                 module,
                 epoch,
@@ -69,29 +74,29 @@ impl Agent {
     }
 
     /// What the partnership does else, which has ended with the tenure (R16): this copy is on its disk, then it is the only one.
-    async fn propose_drop(&mut self, epoch: Epoch, server: ServerId) -> anyhow::Result<()> {
+    async fn propose_drop(
+        &mut self,
+        record: &MirrorRecord,
+        server: ServerId,
+    ) -> anyhow::Result<()> {
         let copy = Arc::clone(&self.installed.copy);
         let synced = blocking(move || copy.sync().map_err(DrainError::Sync)).await?;
         if let Err(error) = synced {
-            let error = anyhow::Error::new(error);
-            self.note_failed_sync(&error);
-            return Err(error);
+            self.disk_failure.note(error.to_string());
+            return Err(error.into());
+        }
+        // What a sync of the tenure before was told late.
+        if self.against_leading(Some(record)).is_some() {
+            return Ok(());
         }
         let command = Command::DropSecondary {
             module: self.module.clone(),
-            epoch,
+            epoch: record.epoch,
             primary: self.member.id(),
             server,
         };
         let evidence = "nothing runs here any more, and the secondary did not confirm that it has applied everything";
         self.propose(command, evidence).await
-    }
-
-    /// A failed sync that is tried again succeeds, and means nothing (R11).
-    pub(super) fn note_failed_sync(&mut self, error: &anyhow::Error) {
-        if let Some(failure) = failed_sync(error) {
-            self.failed_disk = Some(failure);
-        }
     }
 
     pub(super) async fn propose_take_over(&mut self, record: &MirrorRecord) -> bool {
@@ -134,18 +139,18 @@ impl Agent {
         Ok(())
     }
 
-    /// Why the copy of this server, which the record names primary, cannot be trusted any more, when another copy counts (R11).
-    pub(super) fn disk_failure(&mut self, record: Option<&MirrorRecord>) -> Option<String> {
-        if let Local::Leading(leading) = &self.local
-            && let Some(failure) = leading.disk_failure()
-        {
-            self.failed_disk = Some(failure);
+    pub(super) fn failures(&self) -> Failures {
+        Failures {
+            disk: self.disk_failure.text(),
+            not_applied: self.copy_trouble.failure(),
         }
+    }
+
+    /// Why the copy of this server, which the record names primary, cannot be trusted any more, when another copy counts (R11).
+    pub(super) fn against_leading(&self, record: Option<&MirrorRecord>) -> Option<String> {
         let me = self.member.id();
-        record.filter(|record| record.primary == Some(me) && record.in_sync.len() > 1)?;
-        // A secondary that failed to apply what it has perhaps acknowledged, and whose primary died before it could strike it off.
-        let failure = self.failed_disk.clone();
-        failure.or_else(|| self.copy_trouble.failure())
+        let record = record.filter(|record| record.primary == Some(me))?;
+        self.failures().against_leading(record, me)
     }
 
     /// A failed write or sync is never retried into health: everything ends here, and another copy that counts leads, once its server
@@ -177,35 +182,5 @@ impl Agent {
             return false;
         }
         true
-    }
-}
-
-/// What the disk of this copy said, when that is why something failed.
-fn failed_sync(error: &anyhow::Error) -> Option<String> {
-    let is_sync = |cause: &&DrainError| matches!(cause, DrainError::Sync(_));
-    let mut chain = error.chain();
-    let failure: &DrainError = chain.find_map(|cause| cause.downcast_ref().filter(is_sync))?;
-    Some(failure.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use fs_mirror::StopError;
-    use fs_mirror::replication::replicator::WaitError;
-
-    use super::*;
-
-    /// Goal: a drain whose sync failed is not simply repeated: the second one would succeed, and the copy count as whole.
-    #[test]
-    fn regression_a_failed_sync_is_told_from_a_slow_secondary() {
-        let failed = || DrainError::Sync(rustix::io::Errno::IO);
-        let waited = Duration::from_secs(1);
-        let slow = DrainError::Secondary(WaitError::TimedOut { waited });
-        let told = Some(failed().to_string());
-        assert_eq!(failed_sync(&failed().into()), told);
-        assert_eq!(failed_sync(&StopError::NotDrained(failed()).into()), told);
-        assert_eq!(failed_sync(&slow.into()), None);
     }
 }

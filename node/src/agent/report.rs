@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use api::v1::{ModuleState, Quality};
 
+use crate::core::failed_copy::Failures;
 use crate::core::plan::{Running, Stage};
 
 /// The facts an agent publishes after each look.
@@ -23,8 +24,8 @@ pub struct Report {
     pub addition_open: bool,
     /// Why this copy cannot be brought up to date.
     pub copy_trouble: Option<String>,
-    /// Why this copy, which is in sync on record, may lack acknowledged writes.
-    pub copy_failure: Option<String>,
+    /// What is known against this copy.
+    pub failures: Failures,
     /// What was set aside of this copy.
     pub aside: Option<Aside>,
     /// Why the last step failed; `None` when nothing is wrong.
@@ -48,7 +49,7 @@ impl Default for Report {
             waits_for_majority: false,
             addition_open: false,
             copy_trouble: None,
-            copy_failure: None,
+            failures: Failures::default(),
             aside: None,
             trouble: None,
             application_trouble: None,
@@ -144,16 +145,14 @@ impl Report {
         record: &MirrorRecord,
         me: ServerId,
     ) -> Option<(ModuleState, Quality, String)> {
-        let failure = self.copy_failure.as_ref();
-        let failure = failure.filter(|_| record.in_sync.contains(&me))?;
+        let why = self.failures.against_leading(record, me)?;
         let is_led = record.primary.is_some_and(|primary| primary != me);
         let state = if is_led {
             ModuleState::Second
         } else {
             ModuleState::Wait
         };
-        let detail = format!("must not lead, it may lack acknowledged writes: {failure}");
-        Some((state, Quality::NotReady, detail))
+        Some((state, Quality::NotReady, format!("must not lead, {why}")))
     }
 
     fn leading(&self, stage: Stage, record: &MirrorRecord) -> (ModuleState, Quality, String) {
@@ -281,17 +280,26 @@ mod tests {
     #[test]
     fn a_copy_that_failed_to_apply_says_why_it_does_not_lead() {
         let failed = Report {
-            copy_failure: Some("no space left".to_owned()),
+            failures: Failures {
+                disk: None,
+                not_applied: Some("no space left".to_owned()),
+            },
             ..follows()
         };
         let expected = |state| {
             let detail = "must not lead, it may lack acknowledged writes: no space left";
             (state, Quality::NotReady, detail.to_owned())
         };
-        let named = record(8, Some(ME), &[ME, PEER]);
-        assert_eq!(shown(&failed, &named), expected(ModuleState::Wait));
-        let led = record(7, Some(PEER), &[ME, PEER]);
-        assert_eq!(shown(&failed, &led), expected(ModuleState::Second));
+        let tied = |primary| {
+            let mut record = record(8, Some(primary), &[ME, PEER]);
+            record.received_only.insert(ME);
+            record
+        };
+        assert_eq!(shown(&failed, &tied(ME)), expected(ModuleState::Wait));
+        assert_eq!(shown(&failed, &tied(PEER)), expected(ModuleState::Second));
+        // Without acknowledgement on receipt it was not acknowledged.
+        let led = record(8, Some(PEER), &[ME, PEER]);
+        assert_eq!(shown(&failed, &led).1, Quality::Ready);
     }
 
     #[test]

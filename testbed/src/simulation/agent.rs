@@ -4,6 +4,7 @@
 
 use consensus::liveness::BootTime;
 use consensus::state::{Command, Epoch, MirrorRecord, ServerId, StepDownReason};
+use node::core::failed_copy::{Failures, is_compared_first};
 use node::core::goal::{Goal, Wishes, goal, may_take_over};
 use node::core::hand_over::{Ending, HandOver, hand_over};
 use node::core::plan::{Running, Stage, Step, next_step};
@@ -331,9 +332,18 @@ impl Agent {
         desk: &mut Desk<'_>,
     ) -> bool {
         let is_leading = self.tenure().is_some();
+        self.failed_disk |= self.tenure().is_some_and(|tenure| tenure.disk_failed);
+        if record.is_some_and(|record| is_compared_first(record, desk.me)) {
+            self.failed_disk = false;
+        }
+        let failures = Failures {
+            disk: self.failed_disk.then(String::new),
+            not_applied: None,
+        };
         if let Some(record) = record
             && !is_leading
             && may_take_over(&desk.standing(), record)
+            && failures.against_leading(record, desk.me).is_none()
         {
             let command = Command::TakeOver {
                 module: desk.name.clone(),
@@ -348,11 +358,9 @@ impl Agent {
             );
             return false;
         }
-        self.failed_disk |= self.tenure().is_some_and(|tenure| tenure.disk_failed);
         if let Some(record) = record
-            && self.failed_disk
             && record.primary == Some(desk.me)
-            && record.in_sync.len() > 1
+            && failures.against_leading(record, desk.me).is_some()
         {
             self.leave_failed_disk(record.epoch, desk);
             return false;

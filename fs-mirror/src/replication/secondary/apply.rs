@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::{ApplyError, during};
 use super::object::{Object, OpenFiles};
 use super::tree::{Place, Tree};
+use crate::Copy;
 use crate::replication::change::{Change, FileId};
 use crate::replication::wire::Block;
 use crate::resync::target::{Entry, Target, compare};
@@ -152,6 +153,7 @@ impl Namespace {
 /// Applies changes of one object; shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Files {
+    pub(crate) copy: Arc<Copy>,
     pub(crate) open_files: Arc<OpenFiles>,
     pub(crate) counters: Arc<Counters>,
 }
@@ -199,7 +201,7 @@ impl Files {
                 };
                 return self.compare(object, block, digest);
             }
-            Change::Barrier => sync_file_system(object)?,
+            Change::Barrier => self.copy.sync().map_err(during("sync file system"))?,
             Change::Create { file, .. }
             | Change::Link { file, .. }
             | Change::Forget { file }
@@ -235,11 +237,4 @@ impl Files {
         }
         Ok(differing)
     }
-}
-
-fn sync_file_system(root: &Arc<Object>) -> Result<(), ApplyError> {
-    let root = root
-        .reopen(rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY)
-        .map_err(during("open directory"))?;
-    rustix::fs::syncfs(&root).map_err(during("sync file system"))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::apply::{Counters, Files, Namespace, Order};
+use super::apply::{Files, Namespace, Order};
 use super::error::ApplyError;
 use super::object::Object;
 use super::pool::{Job, Owed, Pool, Work};
@@ -46,17 +46,13 @@ impl Shared {
     pub(super) fn new(
         sender: LinkSender,
         epoch: Epoch,
-        tree: &Tree,
-        counters: Arc<Counters>,
+        files: Files,
         on_receipt: Arc<OnReceipt>,
     ) -> Shared {
         Shared {
             link: sender.handle(),
             outbox: Outbox::new(sender, epoch),
-            files: Files {
-                open_files: tree.open_files.clone(),
-                counters,
-            },
+            files,
             on_receipt,
             is_finishing: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
