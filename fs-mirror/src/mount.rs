@@ -133,8 +133,8 @@ impl Mount {
     /// Takes the mount off. Never blocks longer than the deadline and a few seconds.
     ///
     /// # Errors
-    /// See [`UnmountError`]. After `Busy` the mount is as it was, and given back.
-    pub fn stop(self, how: Unmount) -> Result<(), (UnmountError, Option<Box<Mount>>)> {
+    /// See [`UnmountError`]. The mount is given back; after `Busy` it is as it was.
+    pub fn stop(self, how: Unmount) -> Result<(), (UnmountError, Box<Mount>)> {
         let outcome = match how {
             Unmount::Clean(within) => unmount_when_unused(&self.directory, within),
             Unmount::Abort => abort(&self.directory, self.connection),
@@ -142,14 +142,14 @@ impl Mount {
         match outcome {
             Err(Errno::BUSY) => {
                 let error = UnmountError::Busy(self.directory.clone());
-                Err((error, Some(Box::new(self))))
+                Err((error, Box::new(self)))
             }
             Err(errno) => {
                 let error = UnmountError::Io {
                     directory: self.directory.clone(),
                     source: errno.into(),
                 };
-                Err((error, Some(Box::new(self))))
+                Err((error, Box::new(self)))
             }
             Ok(()) => {
                 self.end_threads();

@@ -32,7 +32,7 @@ use crate::{Copy, Epoch, Gate};
 pub const USERS_LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long what was changed between the drain and the end of a clean unmount may take to be on both disks.
-const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often modification times of files that stay open are shipped.
 const TIMES_SWEPT_EVERY: Duration = Duration::from_secs(1);
@@ -427,16 +427,12 @@ impl Primary {
         match how {
             Unmount::Clean => match mount.stop(mount::Unmount::Clean(USERS_LEAVE_WITHIN)) {
                 Ok(()) => Ok(self.settle()?),
-                Err((error, Some(mount))) => {
+                Err((error, mount)) => {
                     // Nothing is acknowledged any more, and what was is shipped.
                     self.gate.fence();
                     let (settled, aborted) = (self.settle(), self.abort(*mount));
                     settled?;
                     aborted?;
-                    Err(error.into())
-                }
-                Err((error, None)) => {
-                    self.settle()?;
                     Err(error.into())
                 }
             },

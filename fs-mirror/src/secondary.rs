@@ -265,7 +265,6 @@ impl Running {
 fn unmount(mount: Mount) -> Result<(), UnmountError> {
     match mount.stop(Unmount::Clean(READERS_LEAVE_WITHIN)) {
         Ok(()) => Ok(()),
-        Err((_, Some(mount))) => mount.stop(Unmount::Abort).map_err(|(error, _)| error),
-        Err((error, None)) => Err(error),
+        Err((_, mount)) => mount.stop(Unmount::Abort).map_err(|(error, _)| error),
     }
 }

@@ -63,7 +63,6 @@ fn a_mount_in_use_is_kept_or_aborted() {
     // It still serves.
     std::fs::write(mounted.path().join("f"), "y").unwrap();
     mount
-        .unwrap()
         .stop(Unmount::Abort)
         .map_err(|(error, _)| error)
         .unwrap();
