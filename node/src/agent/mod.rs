@@ -11,6 +11,7 @@ mod leading;
 mod moving;
 pub mod open_addition;
 mod partnership;
+mod preparing;
 mod proposals;
 mod removal;
 mod report;
@@ -38,8 +39,9 @@ use crate::core::right::{Right, Standing};
 use crate::member::Member;
 use copy_trouble::CopyTrouble;
 use disk_failure::DiskFailure;
-use installed::Installed;
+use installed::{Installed, NotReady};
 use leading::{Leading, LeadingParts};
+use preparing::until_ready;
 use requests::{EarlySession, answer};
 use scripts::ScriptEnd;
 
@@ -105,30 +107,24 @@ pub fn start(member: Arc<Member>, module: ModuleName, ended: mpsc::Sender<()>) -
 async fn run(
     member: Arc<Member>,
     module: ModuleName,
-    requests: mpsc::Receiver<Request>,
+    mut requests: mpsc::Receiver<Request>,
     report: watch::Sender<Report>,
 ) {
-    loop {
-        let prepared = Installed::prepare(&member, &module).await;
-        match prepared {
-            Ok(Some(installed)) => {
-                tracing::info!(module = %module, directory = %installed.directory.display(), "module ready on this server");
-                Agent::new(member, module, installed, requests, report)
-                    .run()
-                    .await;
-                return;
-            }
-            Ok(None) => return,
-            Err(error) => {
-                let text = format!("{:#}", anyhow::Error::new(error));
-                if report.borrow().trouble.as_deref() != Some(&text) {
-                    tracing::warn!(module = %module, "not ready on this server: {text}");
-                }
-                report.send_modify(|report| report.trouble = Some(text));
-            }
+    let attempt = || Installed::prepare(&member, &module);
+    let on_failure = |error: NotReady| {
+        let text = format!("{:#}", anyhow::Error::new(error));
+        if report.borrow().trouble.as_deref() != Some(&text) {
+            tracing::warn!(module = %module, "not ready on this server: {text}");
         }
-        tokio::time::sleep(STEP_RETRY).await;
-    }
+        report.send_modify(|report| report.trouble = Some(text));
+    };
+    let Some(installed) = until_ready(&mut requests, attempt, on_failure).await else {
+        return;
+    };
+    tracing::info!(module = %module, directory = %installed.directory.display(), "module ready on this server");
+    Agent::new(member, module, installed, requests, report)
+        .run()
+        .await;
 }
 
 /// What the module has on this server.
