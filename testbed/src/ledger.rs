@@ -1,7 +1,8 @@
 //! `testbed ledger`: a small HTTP service over SQLite, the application of fast tests.
 //!
-//! It answers a POST only after SQLite has committed with `synchronous=FULL`, so an answer is a promise. It never retries
-//! and never repairs: when its disk fails it answers 500 and the row is not promised.
+//! It answers a POST only after SQLite has committed, so an answer is a promise: with `synchronous=full` that the row is on the disk,
+//! with `off` that its writes have returned, which says all that acknowledgement on receipt promises. It never retries and never
+//! repairs: when its disk fails it answers 500 and the row is not promised.
 
 use anyhow::Context as _;
 use axum::Json;
@@ -30,6 +31,9 @@ pub struct Options {
     /// Journal of SQLite: wal or delete
     #[arg(long, default_value = "wal", value_parser = ["wal", "delete"])]
     journal: String,
+    /// What SQLite puts on the disk before it answers: full or off
+    #[arg(long, default_value = "full", value_parser = ["full", "off"])]
+    synchronous: String,
 }
 
 /// One row.
@@ -46,7 +50,7 @@ type Shared = Arc<Mutex<Connection>>;
 /// # Errors
 /// The database or the port cannot be opened.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let database = open(&options.dir, &options.journal)?;
+    let database = open(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -55,12 +59,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(directory: &std::path::Path, journal: &str) -> anyhow::Result<Connection> {
+fn open(options: &Options) -> anyhow::Result<Connection> {
+    let directory = options.dir.as_path();
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     let path = directory.join("ledger.sqlite");
     let database = Connection::open(&path).with_context(|| format!("open {}", path.display()))?;
-    database.pragma_update(None, "journal_mode", journal)?;
-    database.pragma_update(None, "synchronous", "FULL")?;
+    database.pragma_update(None, "journal_mode", &options.journal)?;
+    database.pragma_update(None, "synchronous", &options.synchronous)?;
     database.execute(
         "CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY)",
         (),
