@@ -282,7 +282,8 @@ impl World {
         }
     }
 
-    /// A person asks whoever listens; what is lost on the way is not asked for again.
+    /// A person asks whoever listens; what is lost on the way is not asked for again. When leases are shortened, writes are answered the
+    /// other way from then on.
     fn reconfigure(&mut self, module: usize, heart_timeout_ms: Option<u32>) {
         let records = &self.out.oracle.truth.modules;
         let Some(record) = self
@@ -296,7 +297,11 @@ impl World {
         let command = Command::ReconfigureModule {
             name: record.name.clone(),
             package: record.package,
-            ack: record.ack,
+            ack: match (heart_timeout_ms, record.ack) {
+                (None, ack) => ack,
+                (Some(_), AckMode::Disk) => AckMode::Receipt,
+                (Some(_), AckMode::Receipt) => AckMode::Disk,
+            },
             directories: record.directories.clone(),
             addresses: record.addresses.clone(),
             heart_timeout_ms,
