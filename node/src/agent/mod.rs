@@ -6,6 +6,7 @@
 mod copy_trouble;
 mod disk_failure;
 mod fencing;
+mod handle;
 mod installed;
 mod leading;
 mod moving;
@@ -19,6 +20,7 @@ mod requests;
 mod scripts;
 mod warden;
 
+pub use handle::AgentHandle;
 pub use report::Report;
 pub use requests::{Request, RestartRefused, SwapRefused};
 
@@ -59,35 +61,6 @@ const ASKS_FOR_LEASES: u32 = 2;
 const START_FAILURES_MAX: u32 = 3;
 /// Requests that may wait for the agent.
 const REQUESTS_MAX: usize = 64;
-
-/// How to talk to an agent.
-#[derive(Clone)]
-pub struct AgentHandle {
-    requests: mpsc::Sender<Request>,
-    report: watch::Receiver<Report>,
-}
-
-impl AgentHandle {
-    /// Hands a request to the agent; false when the agent has ended or is too busy.
-    pub fn ask(&self, request: Request) -> bool {
-        self.requests.try_send(request).is_ok()
-    }
-
-    /// Hands a request to the agent, once it has room for it; false when the agent has ended.
-    pub async fn ask_when_free(&self, request: Request) -> bool {
-        self.requests.send(request).await.is_ok()
-    }
-
-    /// Nothing of the agent is left.
-    pub fn has_ended(&self) -> bool {
-        self.requests.is_closed()
-    }
-
-    /// What the agent last said of the module on this server.
-    pub fn report(&self) -> watch::Receiver<Report> {
-        self.report.clone()
-    }
-}
 
 /// Starts the agent of `module` as it is installed now; it ends when that installation is gone, and says so to `ended`.
 pub fn start(member: Arc<Member>, module: ModuleName, ended: mpsc::Sender<()>) -> AgentHandle {
@@ -718,26 +691,4 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> anyhow::Result<T> {
     Ok(tokio::task::spawn_blocking(work).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn regression_a_busy_agent_is_told_to_leave_all_the_same() {
-        let (requests, mut incoming) = mpsc::channel(1);
-        let (_reported, report) = watch::channel(Report::default());
-        let agent = AgentHandle { requests, report };
-        let leave = || Request::Leave {
-            done: oneshot::channel().0,
-        };
-        assert!(agent.ask(leave()));
-        assert!(!agent.ask(leave()), "there is no room for another one");
-        let asking = tokio::spawn(async move { agent.ask_when_free(leave()).await });
-        for _ in 0..2 {
-            assert!(matches!(incoming.recv().await, Some(Request::Leave { .. })));
-        }
-        assert!(asking.await.unwrap());
-    }
 }

@@ -8,9 +8,9 @@ use consensus::state::ClusterState;
 
 use super::agent::Agent;
 use super::clock::{MS, SECOND};
-use super::member::id;
 use super::message::Place;
 use super::network::{LANS_MAX, PLACES_MAX};
+use super::place::id;
 use super::proposals::Proposals;
 use super::raft::{Raft, Role, Sync, Todo};
 

@@ -6,9 +6,9 @@ use node::core::right::Standing;
 
 use super::clock::{Clock, SECOND};
 use super::copy::Copy;
-use super::member::id;
 use super::message::{Message, Mirror, Place};
 use super::outside::{Happening, Outside};
+use super::place::id;
 use super::proposals::{Proposals, Purpose, proposal};
 use crate::planted::Bug;
 

@@ -1,9 +1,9 @@
 //! What goes wrong in a run, drawn from its seed: a few kinds of fault per run, so that each run looks different.
 
 use super::clock::{MS, SECOND};
-use super::member::holds_copies;
 use super::message::{Channel, Place};
 use super::network::Link;
+use super::place::holds_copies;
 use super::random::Random;
 
 /// The kinds of fault.

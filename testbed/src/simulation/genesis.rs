@@ -7,8 +7,8 @@ use consensus::state::{
     NewMember, PackageHash, Proposal, Wanted,
 };
 
-use super::member::{id, is_witness, module_names};
 use super::outside::NAMES;
+use super::place::{id, is_witness};
 use super::raft::{Durable, Entry};
 
 #[derive(Debug)]
@@ -119,4 +119,13 @@ fn member(place: usize) -> anyhow::Result<NewMember> {
         certificate: [place as u8; 32],
         incarnation: Incarnation(1),
     })
+}
+
+/// The names of the modules of a run.
+fn module_names(count: usize) -> Vec<ModuleName> {
+    ["db", "web"]
+        .into_iter()
+        .take(count)
+        .filter_map(|name| name.parse().ok())
+        .collect()
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use consensus::liveness::{BootTime, Heartbeat, LeaseHolder, NoGrant, Timing, Verdict, Watcher};
-use consensus::state::{ClusterState, Command, Incarnation, ModuleName, ServerId};
+use consensus::state::{ClusterState, Command, Incarnation};
 
 use super::agent::Agent;
 use super::clock::{Clock, MS, SECOND};
@@ -16,6 +16,7 @@ use super::message::{Beat, Message, Place};
 use super::network::{LANS_MAX, PLACES_MAX};
 use super::oracle::{digest, planted_apply};
 use super::outside::{Event, Happening, NAMES, Outside};
+use super::place::{holds_copies, id};
 use super::proposals::{Proposals, Purpose, proposal};
 use super::raft::{self, Raft, Role, Todo};
 use crate::planted::Bug;
@@ -23,20 +24,6 @@ use crate::planted::Bug;
 const TICK: u64 = 50 * MS;
 const START_DEADLINE: u64 = 5 * SECOND;
 const OPINION_DEADLINE: u64 = SECOND;
-
-/// The number of the member at `place`.
-pub(super) fn id(place: Place) -> ServerId {
-    ServerId(place as u64 + 1)
-}
-
-/// The first two hold the modules' copies; whoever else there is only votes.
-pub(super) fn holds_copies(place: Place) -> bool {
-    place < 2
-}
-
-pub(super) fn is_witness(place: Place) -> bool {
-    place == 2
-}
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -705,13 +692,4 @@ impl Member {
             "down".to_owned()
         }
     }
-}
-
-/// The names of the modules of a run.
-pub(super) fn module_names(count: usize) -> Vec<ModuleName> {
-    ["db", "web"]
-        .into_iter()
-        .take(count)
-        .filter_map(|name| name.parse().ok())
-        .collect()
 }

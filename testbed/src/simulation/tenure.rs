@@ -18,6 +18,7 @@ use node::core::right::Right;
 use super::clock::{MS, SECOND};
 use super::copy::{PARTS, part_of};
 use super::desk::Desk;
+use super::gate::Gate;
 use super::message::{Mirror, Payload};
 use super::outside::Happening;
 use super::proposals::Purpose;
@@ -35,32 +36,6 @@ const ADDRESS_LIFE_MS: (u64, u64) = (1000, 1140);
 const ADDRESS_RENEW_EVERY: u64 = 300 * MS;
 /// Writes of the application that wait at a time.
 const WAITING_MAX: usize = 4;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gate {
-    Closed,
-    Until(BootTime),
-    Forever,
-    Fenced,
-}
-
-impl Gate {
-    pub(super) fn is_open(self, now: BootTime) -> bool {
-        match self {
-            Self::Closed | Self::Fenced => false,
-            Self::Until(until) => now < until,
-            Self::Forever => true,
-        }
-    }
-
-    fn remaining_ns(self, now: BootTime) -> Option<u64> {
-        match self {
-            Self::Closed | Self::Fenced => None,
-            Self::Until(until) => Some(until.ns_since(now)).filter(|left| *left > 0),
-            Self::Forever => Some(u64::MAX),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Waiting {

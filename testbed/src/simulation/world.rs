@@ -9,12 +9,13 @@ use super::Options;
 use super::clock::{Clock, DRIFT_PPM_MAX, MS, SECOND};
 use super::faults::{DISK_USUAL_US, Deed, Plan, draw, draw_hearts};
 use super::genesis::Genesis;
-use super::member::{Member, holds_copies, id};
+use super::member::Member;
 use super::message::{Channel, Place};
 use super::network::{Link, Network, PLACES_MAX};
 use super::oracle::{Broken, Oracle};
 use super::outcome::Outcome;
 use super::outside::{Event, NAMES, Outside};
+use super::place::{holds_copies, id};
 use super::random::Random;
 use super::trace::Trace;
 
