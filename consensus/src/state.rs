@@ -129,6 +129,15 @@ impl ClusterState {
         self.members.get(&server).map(Member::who)
     }
 
+    /// The name of a member, for people; the number of who is none.
+    #[must_use]
+    pub fn name_of(&self, server: ServerId) -> String {
+        self.members.get(&server).map_or_else(
+            || format!("server {server}"),
+            |member| member.name.to_string(),
+        )
+    }
+
     /// Whom `server` waits for in `module`: nobody leads there who counts as up, and `server` may not. Empty when it
     /// waits for nobody.
     #[must_use]

@@ -196,12 +196,9 @@ impl Member {
         (heard_at != BootTime::default()).then(|| Duration::from_nanos(age_ns))
     }
 
-    /// The name of a member, for people.
+    /// The present name of a member, for people. Beside anything else of a state, take the name from that same state.
     pub fn name_of(&self, server: ServerId) -> String {
-        self.state().members.get(&server).map_or_else(
-            || format!("server {server}"),
-            |member| member.name.to_string(),
-        )
+        self.state().name_of(server)
     }
 
     /// Commits that this daemon has started, and how that came about: every session with its predecessor is over. Repeats

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::state::{MirrorRecord, ModuleName, ServerId};
+use consensus::state::{ClusterState, MirrorRecord, ModuleName, ServerId};
 
 use super::refusal::Refusal;
 use crate::daemon::Daemon;
@@ -27,26 +27,39 @@ pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>,
     })
 }
 
-/// The committed record of the module that the caller named. What was installed a moment ago on another server may not be
-/// applied here yet: before a module counts as unknown the majority is asked (R13).
+/// The committed record of the module that the caller named.
 pub(super) async fn require_module(
     member: &Member,
     what: &str,
     name: &str,
 ) -> Result<MirrorRecord, Refusal> {
+    let (_, record) = require_module_in_state(member, what, name).await?;
+    Ok(record)
+}
+
+/// The committed record of the module that the caller named, and the state that it is a part of: what is said beside it, names
+/// above all, is of the same moment. What was installed a moment ago on another server may not be applied here yet: before a
+/// module counts as unknown the majority is asked (R13).
+pub(super) async fn require_module_in_state(
+    member: &Member,
+    what: &str,
+    name: &str,
+) -> Result<(Arc<ClusterState>, MirrorRecord), Refusal> {
     let unknown = |why: String| Refusal::unknown(what, why).next("skcli module list");
     let Ok(parsed) = name.parse::<ModuleName>() else {
         return Err(unknown(format!("there is no module \"{name}\"")));
     };
-    if let Some(record) = member.state().modules.get(&parsed) {
-        return Ok(record.clone());
+    let in_state = |state: Arc<ClusterState>| {
+        let record = state.modules.get(&parsed).cloned()?;
+        Some((state, record))
+    };
+    if let Some(found) = in_state(member.state()) {
+        return Ok(found);
     }
     match member.consensus.read_index(CATCH_UP_MAX).await {
-        Ok(state) => state
-            .modules
-            .get(&parsed)
-            .cloned()
-            .ok_or_else(|| unknown(format!("there is no module \"{name}\""))),
+        Ok(state) => {
+            in_state(state).ok_or_else(|| unknown(format!("there is no module \"{name}\"")))
+        }
         Err(error) => Err(unknown(format!(
             "this server knows no module \"{name}\", and may not have heard of the newest: {error}"
         ))),

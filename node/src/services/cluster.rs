@@ -236,12 +236,12 @@ fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
     notices.extend(open_change(member, state));
     let voters = state.voters();
     let voting = member.consensus.status().voters;
-    notices.extend(not_voting_yet(&voters, &voting, &|id| member.name_of(id)));
+    notices.extend(not_voting_yet(&voters, &voting, &|id| state.name_of(id)));
     let has_quorum = member.lease_remaining().is_some();
     if let (false, [voter]) = (has_quorum, voters.iter().collect::<Vec<_>>().as_slice()) {
         notices.push(format!(
             "{} is the only voter of this pair and is not heard: nothing can be decided without it; bring it back; when it is lost for good, type `skcli cluster leave --alone` here (the replicated files stay), then `skcli cluster init`, let another server join, install the module and type `skcli module prim` here; a witness (`skcli cluster token --witness`) spares you this",
-            member.name_of(**voter)
+            state.name_of(**voter)
         ));
     }
     notices

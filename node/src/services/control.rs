@@ -100,13 +100,12 @@ async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<Cha
     ask_agent(daemon, &record.name, agent::Request::Swap { done }, WHAT)?;
     match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
         Ok(Ok(Ok(epoch))) => {
-            let primary = member
-                .state()
+            let state = member.state();
+            let name = state
                 .modules
                 .get(&record.name)
-                .and_then(|record| record.primary);
-            let name = primary
-                .map(|primary| member.name_of(primary))
+                .and_then(|record| record.primary)
+                .map(|primary| state.name_of(primary))
                 .unwrap_or_default();
             Ok(ChangeReply {
                 lines: vec![format!("module {}: {name} is primary", record.name)],

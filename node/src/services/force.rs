@@ -35,7 +35,7 @@ pub(super) async fn force(
         0 if request.dry_run => record.epoch,
         typed => Epoch(typed),
     };
-    let name = member.name_of(server);
+    let name = state.name_of(server);
     let reason = match request.reason.trim() {
         // Not typed yet: it is asked for after the plan was read.
         "" if request.dry_run => "...",
@@ -123,7 +123,7 @@ fn no_majority(member: &Arc<Member>, record: &MirrorRecord) -> Refusal {
                 Some(age) => format!("heard {:.1} s ago", age.as_secs_f64()),
                 None => "not heard".to_owned(),
             };
-            format!("{} ({how})", member.name_of(*voter))
+            format!("{} ({how})", state.name_of(*voter))
         })
         .collect();
     let why = format!(

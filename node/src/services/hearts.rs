@@ -22,7 +22,7 @@ pub(super) fn asked_ms(heart: &Heart) -> Option<u32> {
 pub(super) fn notice(member: &Member, heart: &Heart, servers: &[ServerId]) -> Option<String> {
     let state = member.state();
     let of_server = |server: &ServerId| Lessee {
-        name: member.name_of(*server),
+        name: state.name_of(*server),
         others_ask_ms: state.heart_timeout_ms(*server),
     };
     let lessees: Vec<Lessee> = servers.iter().map(of_server).collect();

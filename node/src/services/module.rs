@@ -15,7 +15,9 @@ use futures_util::Stream;
 use module::Package;
 use tonic::{Request, Response, Status};
 
-use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
+use super::change::{
+    CHANGE_DEADLINE, require_member, require_module, require_module_in_state, servers_named,
+};
 use super::cluster::parse;
 use super::plan::Change;
 use super::refusal::{Refusal, chain, not_proposed};
@@ -200,8 +202,9 @@ impl Module for ModuleService {
     ) -> Result<Response<ModuleListReply>, Status> {
         let member = require_member(&self.daemon, "there are no modules to show")?;
         let mut modules = Vec::new();
-        for record in member.state().modules.values() {
-            modules.push(state::of_module(&self.daemon, &member, record).await);
+        let state = member.state();
+        for record in state.modules.values() {
+            modules.push(state::of_module(&self.daemon, &member, &state, record).await);
         }
         Ok(Response::new(ModuleListReply { modules }))
     }
@@ -213,9 +216,9 @@ impl Module for ModuleService {
         const WHAT: &str = "there is no state to show";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.module).await?;
+        let (state, record) = require_module_in_state(&member, WHAT, &request.module).await?;
         Ok(Response::new(
-            state::of_module(&self.daemon, &member, &record).await,
+            state::of_module(&self.daemon, &member, &state, &record).await,
         ))
     }
 

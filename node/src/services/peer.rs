@@ -20,7 +20,7 @@ use consensus::state::{
 use tonic::{Request, Response, Status};
 
 use super::caller::{Caller, Standing};
-use super::change::{CATCH_UP_MAX, CHANGE_DEADLINE, require_module};
+use super::change::{CATCH_UP_MAX, CHANGE_DEADLINE, require_module, require_module_in_state};
 use super::cluster::parse;
 use super::errands::Errands;
 use super::module::commit;
@@ -335,10 +335,12 @@ impl Peer for PeerService {
     ) -> Result<Response<ServerModuleReply>, Status> {
         const WHAT: &str = "there is no report";
         self.require_peer(Caller::of(&request)).await?;
-        let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
+        let module = request.into_inner().module;
+        let (state, record) = require_module_in_state(&self.member, WHAT, &module).await?;
         Ok(Response::new(super::state::own(
             &self.daemon,
             &self.member,
+            &state,
             &record,
         )))
     }

@@ -282,10 +282,7 @@ fn module_risks(
 ) {
     let name = &earlier.name;
     let named = |servers: &BTreeSet<ServerId>| {
-        let names = servers.iter().map(|server| match state.who(*server) {
-            Some(who) => who.to_string(),
-            None => format!("server {server}"),
-        });
+        let names = servers.iter().map(|server| state.name_of(*server));
         names.collect::<Vec<_>>().join(" and ")
     };
     let one = |server: ServerId| named(&BTreeSet::from([server]));

@@ -7,7 +7,7 @@ use api::peer::v1::ReportRequest;
 use api::peer::v1::relay_reply::Outcome;
 use api::peer::v1::relay_request::Call;
 use api::v1::{ModuleState, ModuleStateReply, Quality, ServerModuleReply};
-use consensus::state::{MirrorRecord, ModuleName, ServerId, Wanted};
+use consensus::state::{ClusterState, MirrorRecord, ModuleName, ServerId, Wanted};
 
 use super::cluster::millis;
 use super::reach;
@@ -20,24 +20,26 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(800);
 /// How often a waiting call looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The module's state, asked of all its servers at once.
+/// The state of a module of `state`, asked of all its servers at once.
 pub(super) async fn of_module(
     daemon: &Daemon,
     member: &Arc<Member>,
+    state: &ClusterState,
     record: &MirrorRecord,
 ) -> ModuleStateReply {
     let asked = record
         .hosts()
-        .map(|server| of_server(daemon, member, record, server));
+        .map(|server| of_server(daemon, member, state, record, server));
     let mut servers = futures_util::future::join_all(asked).await;
-    show_resync_on_secondary(
-        record
-            .primary
-            .map(|primary| member.name_of(primary))
-            .as_deref(),
-        &mut servers,
-    );
-    let state = member.state();
+    let mut reply = of_record(state, record);
+    show_resync_on_secondary(&reply.primary, &mut servers);
+    reply.applied_age_ms = member.majority_age().map_or(u64::MAX, millis);
+    reply.servers = servers;
+    reply
+}
+
+/// What is on record.
+fn of_record(state: &ClusterState, record: &MirrorRecord) -> ModuleStateReply {
     let cause = state
         .events
         .iter()
@@ -48,26 +50,27 @@ pub(super) async fn of_module(
         epoch: record.epoch.0,
         primary: record
             .primary
-            .map(|primary| member.name_of(primary))
+            .map(|primary| state.name_of(primary))
             .unwrap_or_default(),
+        primary_id: record.primary.map_or(0, |primary| primary.0),
         in_sync: record
             .in_sync
             .iter()
-            .map(|server| member.name_of(*server))
+            .map(|server| state.name_of(*server))
             .collect(),
+        in_sync_ids: record.in_sync.iter().map(|server| server.0).collect(),
         mode: "mirror".to_owned(),
         ack: record.ack.to_string(),
         last_cause: cause
             .map(|event| event.kind.to_string())
             .unwrap_or_default(),
-        applied_age_ms: member.majority_age().map_or(u64::MAX, millis),
-        servers,
+        ..ModuleStateReply::default()
     }
 }
 
 /// The primary knows how far its peer's reintegration is; people look for it where the copy is brought up to date.
-fn show_resync_on_secondary(primary: Option<&str>, servers: &mut [ServerModuleReply]) {
-    let is_primary = |reply: &ServerModuleReply| Some(reply.server.as_str()) == primary;
+fn show_resync_on_secondary(primary: &str, servers: &mut [ServerModuleReply]) {
+    let is_primary = |reply: &ServerModuleReply| reply.server == primary;
     let Some(known) = servers.iter().find(|reply| is_primary(reply)).cloned() else {
         return;
     };
@@ -93,16 +96,17 @@ fn show_resync_on_secondary(primary: Option<&str>, servers: &mut [ServerModuleRe
 async fn of_server(
     daemon: &Daemon,
     member: &Arc<Member>,
+    state: &ClusterState,
     record: &MirrorRecord,
     server: ServerId,
 ) -> ServerModuleReply {
     if server == member.id() {
-        return own(daemon, member, record);
+        return own(daemon, member, state, record);
     }
     match tokio::time::timeout(REPORT_DEADLINE, ask(member, record, server)).await {
         Ok(Some(reply)) => reply,
         Ok(None) | Err(_) => ServerModuleReply {
-            server: member.name_of(server),
+            server: state.name_of(server),
             state: ModuleState::Unknown.into(),
             quality: Quality::NotReady.into(),
             wanted: record.wanted_on(server).to_string(),
@@ -133,22 +137,26 @@ async fn ask(
 }
 
 /// What this server says of the module.
-pub(super) fn own(daemon: &Daemon, member: &Member, record: &MirrorRecord) -> ServerModuleReply {
+pub(super) fn own(
+    daemon: &Daemon,
+    member: &Member,
+    state: &ClusterState,
+    record: &MirrorRecord,
+) -> ServerModuleReply {
     let report = daemon
         .agent(&record.name)
         .map(|agent| agent.report().borrow().clone())
         .unwrap_or_default();
-    let state = member.state();
     let is_down = |server| state.members.get(&server).is_some_and(|each| each.is_down);
     let shown = report.shown(
         Some(record),
         member.id(),
-        |server| member.name_of(server),
+        |server| state.name_of(server),
         is_down,
     );
     let resync = report.resync.unwrap_or_default();
     ServerModuleReply {
-        server: member.name_of(member.id()),
+        server: state.name_of(member.id()),
         state: shown.state.into(),
         quality: shown.quality.into(),
         wanted: record.wanted_on(member.id()).to_string(),
@@ -175,13 +183,14 @@ pub(super) async fn wait_until(
     let mut missing = Vec::new();
     let settled = async {
         loop {
-            let Some(record) = member.state().modules.get(module).cloned() else {
+            let state = member.state();
+            let Some(record) = state.modules.get(module) else {
                 return Vec::new();
             };
             let mut lines = Vec::new();
             missing.clear();
             for server in servers {
-                let reply = of_server(daemon, member, &record, *server).await;
+                let reply = of_server(daemon, member, &state, record, *server).await;
                 let line = format!(
                     "{}: {} ({})",
                     reply.server,
@@ -233,5 +242,32 @@ fn word(state: ModuleState) -> &'static str {
         ModuleState::Prim => "PRIM",
         ModuleState::Second => "SECOND",
         ModuleState::Unknown => "UNKNOWN",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::state::Command;
+
+    use super::super::story::{S1, S2, Story};
+    use super::of_record;
+
+    /// A reply told the record of one state with the names of a later one, where the server was no member any more.
+    #[test]
+    fn regression_names_are_of_the_state_of_the_record() {
+        let mut story = Story::mirrored();
+        let before = story.state.clone();
+        story.apply(Command::ChangeMember {
+            server: S1,
+            name: "other".parse().expect("a name"),
+            addresses: vec![([10, 0, 0, 1], 9453).into()],
+        });
+        for (state, name) in [(&before, "s1"), (&story.state, "other")] {
+            let record = state.modules.values().next().expect("a module");
+            let reply = of_record(state, record);
+            assert_eq!((reply.primary.as_str(), reply.primary_id), (name, S1.0));
+            assert_eq!(reply.in_sync, [name, "s2"]);
+            assert_eq!(reply.in_sync_ids, [S1.0, S2.0]);
+        }
     }
 }

@@ -17,13 +17,13 @@ use std::time::Duration;
 /// Time between two questions to one server.
 const ASK_INTERVAL: Duration = Duration::from_millis(25);
 
-/// A module's record at one epoch.
+/// A module's record at one epoch, by the numbers of the servers: a name may be changed, or go to another server, within an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Who leads; empty: nobody.
-    pub primary: String,
+struct Record {
+    /// Who leads.
+    primary: Option<u64>,
     /// Whose copies are whole.
-    pub in_sync: BTreeSet<String>,
+    in_sync: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -99,8 +99,8 @@ fn watch(root: &std::path::Path, module: &str, history: &Mutex<History>, stop: &
 
 fn note(history: &mut History, state: &v1::ModuleStateReply) {
     let record = Record {
-        primary: state.primary.clone(),
-        in_sync: state.in_sync.iter().cloned().collect(),
+        primary: (state.primary_id != 0).then_some(state.primary_id),
+        in_sync: state.in_sync_ids.iter().copied().collect(),
     };
     let known = history
         .records
@@ -117,19 +117,18 @@ fn note(history: &mut History, state: &v1::ModuleStateReply) {
 fn verify_promotions(records: &BTreeMap<u64, Record>) -> anyhow::Result<()> {
     for ((old_epoch, old), (epoch, new)) in records.iter().zip(records.iter().skip(1)) {
         // Between two epochs that follow each other nothing can have been missed.
-        if *epoch != old_epoch + 1 || new.primary.is_empty() || new.primary == old.primary {
-            continue;
-        }
+        let promoted = match new.primary {
+            Some(promoted) if *epoch == old_epoch + 1 && new.primary != old.primary => promoted,
+            Some(_) | None => continue,
+        };
         ensure!(
-            old.in_sync.contains(&new.primary) || old.in_sync.is_empty(),
-            "epoch {epoch} promoted {} from outside the in-sync set {:?} of epoch {old_epoch}",
-            new.primary,
+            old.in_sync.contains(&promoted) || old.in_sync.is_empty(),
+            "epoch {epoch} promoted server {promoted} from outside the in-sync set {:?} of epoch {old_epoch}",
             old.in_sync
         );
         ensure!(
-            new.in_sync.contains(&new.primary),
-            "epoch {epoch}: primary {} is not in sync with itself",
-            new.primary
+            new.in_sync.contains(&promoted),
+            "epoch {epoch}: server {promoted} leads and is not in sync with itself",
         );
     }
     Ok(())
@@ -195,22 +194,22 @@ pub fn verify_causes(module: &str, events: &[v1::EventReply]) -> anyhow::Result<
 mod tests {
     use super::*;
 
-    fn record(primary: &str, in_sync: &[&str]) -> Record {
+    fn record(primary: u64, in_sync: &[u64]) -> Record {
         Record {
-            primary: primary.to_owned(),
-            in_sync: in_sync.iter().map(|s| (*s).to_owned()).collect(),
+            primary: Some(primary),
+            in_sync: in_sync.iter().copied().collect(),
         }
     }
 
     #[test]
     fn promotion_from_outside_the_in_sync_set_is_found() {
         let fine = BTreeMap::from([
-            (1, record("s1", &["s1"])),
-            (2, record("s1", &["s1", "s2"])),
-            (3, record("s2", &["s2"])),
+            (1, record(1, &[1])),
+            (2, record(1, &[1, 2])),
+            (3, record(2, &[2])),
         ]);
         verify_promotions(&fine).expect("s2 was in sync");
-        let stale = BTreeMap::from([(1, record("s1", &["s1"])), (2, record("s2", &["s2"]))]);
+        let stale = BTreeMap::from([(1, record(1, &[1])), (2, record(2, &[2]))]);
         let error = verify_promotions(&stale).expect_err("s2 was not in sync");
         assert!(
             error.to_string().contains("outside the in-sync set"),
@@ -244,11 +243,14 @@ mod tests {
         let mut state = v1::ModuleStateReply {
             epoch: 4,
             primary: "s1".to_owned(),
+            primary_id: 1,
             ..Default::default()
         };
         note(&mut history, &state);
-        assert!(history.contradiction.is_none());
-        state.primary = "s2".to_owned();
+        state.primary = "renamed".to_owned();
+        note(&mut history, &state);
+        assert!(history.contradiction.is_none(), "the server is the same");
+        state.primary_id = 2;
         note(&mut history, &state);
         assert!(history.contradiction.is_some());
     }
