@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -235,6 +235,32 @@ async fn regression_leadership_is_not_handed_to_a_member_that_only_learns() {
     cluster.wires.heal();
     eventually("all vote", || {
         cluster.node(1).on().status().voters.len() == 3
+    })
+    .await;
+}
+
+/// A fourth member joins while the third has no power, and leads when it comes back: the third, which never heard of it, follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_leader_that_joined_while_a_member_was_away_is_followed() {
+    let mut cluster = Cluster::start(2, true).await;
+    cluster.power_off(3).await;
+    cluster.join(4, false).await;
+    let voters: BTreeSet<ServerId> = [1, 2, 4].map(ServerId).into();
+    eventually("the fourth votes instead of the witness", || {
+        cluster.node(1).on().status().voters == voters
+    })
+    .await;
+    cluster.wires.cut(1, 2, BOTH);
+    eventually("who reaches both leads", || {
+        cluster
+            .nodes()
+            .filter(|node| node.consensus.is_some())
+            .all(|node| node.on().status().leader == Some(ServerId(4)))
+    })
+    .await;
+    cluster.power_back(3).await;
+    eventually("it catches up", || {
+        cluster.node(3).state().members.contains_key(&ServerId(4))
     })
     .await;
 }
