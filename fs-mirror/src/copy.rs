@@ -2,6 +2,7 @@
 //! must outlive a restart of the daemon.
 
 mod disk;
+mod doubt;
 mod epoch_file;
 
 use std::io;
@@ -104,13 +105,13 @@ impl Copy {
         detach_dead_mounts(&config.directory)?;
         let directory = canonical(&config.directory)?;
         let root = open_root(&directory)?;
-        let disk = Disk::open(&root).map_err(|errno| OpenError::Io {
+        check_proc()?;
+        create_state_dir(&config.state_dir, &directory)?;
+        let disk = Disk::open(&root, &config.state_dir).map_err(|errno| OpenError::Io {
             action: "open",
             path: directory.clone(),
             source: errno.into(),
         })?;
-        check_proc()?;
-        create_state_dir(&config.state_dir, &directory)?;
         let epoch = EpochFile::open(&config.state_dir).map_err(OpenError::Epoch)?;
         raise_descriptor_limit();
         let aside = Aside::locate(&directory, &config.state_dir);
@@ -148,9 +149,25 @@ impl Copy {
         self.disk.sync()
     }
 
-    /// What this copy lacks on its disk does not matter: it is compared before it counts again, or no other one does.
+    /// The disk below this copy failed: every sync fails from then on, until [`Copy::forget_failed_sync`], and the copy is doubted until
+    /// [`Copy::set_whole`], over restarts too.
+    pub fn note_disk_failure(&self, errno: Errno) {
+        self.disk.note_failure(errno);
+    }
+
+    /// What this copy lacks on its disk does not matter: its comparison begins, or no other copy counts.
     pub fn forget_failed_sync(&self) {
         self.disk.forget_failure();
+    }
+
+    /// What is read of this copy may not be on its disk: in a comparison every block counts as different.
+    pub fn is_doubted(&self) -> bool {
+        self.disk.is_doubted()
+    }
+
+    /// It was compared, and everything is on its disk: it is doubted no more, unless the disk failed meanwhile.
+    pub fn set_whole(&self) {
+        self.disk.lift_doubt();
     }
 
     /// What was set aside of this copy.

@@ -194,12 +194,25 @@ impl<C: Completion> Fs<C> {
 
     /// Reports an error of our own disk, and passes it on to the application either way.
     fn checked<T>(&self, operation: &'static str, result: Result<T, Errno>) -> Result<T, Errno> {
-        if let Err(errno) = result
-            && errno::is_disk_failure(errno)
-        {
-            (self.on_fault)(Fault { operation, errno });
+        if let Err(errno) = result {
+            self.note_fault(operation, errno);
         }
         result
+    }
+
+    fn note_fault(&self, operation: &'static str, errno: Errno) {
+        if errno::is_disk_failure(errno) {
+            (self.on_fault)(Fault { operation, errno });
+        }
+    }
+
+    /// The same for a sync.
+    fn synced(&self, operation: &'static str, result: Result<(), Errno>) -> Result<(), Errno> {
+        result.inspect_err(|&errno| {
+            if errno::is_failed_sync(errno) {
+                (self.on_fault)(Fault { operation, errno });
+            }
+        })
     }
 
     fn inode(&self, node: NodeId) -> Result<Arc<Inode>, Errno> {

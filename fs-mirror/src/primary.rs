@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::copy::EpochError;
+use crate::fs::errno::is_disk_failure;
 use crate::fs::{Access, Errno, Fault, Fs};
 use crate::fuse::Answer;
 use crate::mount::{self, Mount, MountError, THREADS_DEFAULT, UnmountError};
@@ -127,6 +128,19 @@ pub enum RecordError {
     Stale(#[from] StaleRecord),
 }
 
+impl RecordError {
+    /// Whether the disk of the epoch failed, as against one that is full.
+    pub fn is_disk_failure(&self) -> bool {
+        match self {
+            RecordError::Epoch(EpochError::Io { source, .. }) => {
+                Errno::from_io_error(source).is_some_and(is_disk_failure)
+            }
+            RecordError::Epoch(EpochError::Stale { .. } | EpochError::Damaged(_))
+            | RecordError::Stale(_) => false,
+        }
+    }
+}
+
 /// Why the copies may not be equal, or not durable.
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
@@ -201,7 +215,7 @@ impl Primary {
             Access::ReadWrite,
             Arc::clone(&gate),
             shipping,
-            disk_events(&events),
+            disk_events(&events, &copy),
         );
         let fs = Arc::new(fs.map_err(StartError::Directory)?);
         let sweeper = Sweeper::start(Arc::clone(&fs)).map_err(StartError::Thread)?;
@@ -416,7 +430,8 @@ impl Primary {
             None => Ok(()),
         };
         self.sweeper.stop();
-        self.replicator.end_session();
+        // An attempt to attach may be under way: a session that began after this would be ended by nobody.
+        self.replicator.fence();
         if let Some(resync) = self.resync.lock().take() {
             resync.end();
         }
@@ -488,9 +503,10 @@ fn session_events(events: &Arc<PrimaryEventSink>) -> crate::replication::replica
     })
 }
 
-fn disk_events(events: &Arc<PrimaryEventSink>) -> crate::fs::OnFault {
-    let events = Arc::clone(events);
+fn disk_events(events: &Arc<PrimaryEventSink>, copy: &Arc<Copy>) -> crate::fs::OnFault {
+    let (events, copy) = (Arc::clone(events), Arc::clone(copy));
     Box::new(move |Fault { operation, errno }| {
+        copy.note_disk_failure(errno);
         let errno = errno.raw_os_error();
         events(PrimaryEvent::LocalDiskFailed { operation, errno });
     })

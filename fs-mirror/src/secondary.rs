@@ -98,8 +98,9 @@ impl Secondary {
     ) -> Result<Secondary, SecondaryStartError> {
         let events = Arc::new(events);
         let on_fault = {
-            let events = events.clone();
+            let (events, copy) = (events.clone(), Arc::clone(&copy));
             Box::new(move |fault: crate::fs::Fault| {
+                copy.note_disk_failure(fault.errno);
                 let errno = fault.errno.raw_os_error();
                 events(SecondaryEvent::LocalDiskFailed {
                     operation: fault.operation,
@@ -172,8 +173,9 @@ impl Secondary {
         Ok(())
     }
 
-    /// This copy is whole: nothing has to be set aside any more.
+    /// This copy is whole and on its disk: nothing has to be set aside any more, and it is not doubted.
     pub fn set_whole(&self) {
+        self.copy.set_whole();
         if let Some(followed) = &self.running.lock().session {
             followed.session.set_whole();
         }

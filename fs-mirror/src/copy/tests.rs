@@ -43,3 +43,34 @@ fn only_a_directory_below_the_root_is_taken() {
     drop(copy);
     assert_eq!(open(&data, &state).unwrap().epoch(), Epoch(3));
 }
+
+/// Goal: a copy whose disk failed stays doubted over a restart of the daemon, syncs nothing until its comparison begins, and is trusted
+/// again after one in which nothing failed.
+#[test]
+fn regression_a_doubt_outlives_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, state) = (dir.path().join("data"), dir.path().join("state"));
+    std::fs::create_dir(&data).unwrap();
+    let copy = open(&data, &state).unwrap();
+    assert!(!copy.is_doubted());
+    copy.note_disk_failure(Errno::NOSPC);
+    assert_eq!(copy.sync(), Err(Errno::NOSPC));
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while !state.join("doubted").exists() {
+        assert!(
+            std::time::Instant::now() < until,
+            "noted in the state directory"
+        );
+        std::thread::yield_now();
+    }
+    drop(copy);
+    let copy = open(&data, &state).unwrap();
+    copy.set_whole();
+    assert!(copy.is_doubted(), "no comparison has begun");
+    assert_eq!(copy.sync(), Err(Errno::IO));
+    copy.forget_failed_sync();
+    copy.sync().unwrap();
+    copy.set_whole();
+    drop(copy);
+    assert!(!open(&data, &state).unwrap().is_doubted());
+}

@@ -35,6 +35,7 @@ impl<C: Completion> Fs<C> {
             // No name leads to it: the secondary does not have it, and nobody can ask for it there.
             Err(_) if inode.is_gone() => {}
             Err(errno) => {
+                self.note_fault("find the name", errno);
                 tracing::warn!(%errno, "an object cannot be named to the secondary, which must synchronise again");
                 self.shipping.abandon(session, "an object cannot be named");
             }

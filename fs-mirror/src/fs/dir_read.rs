@@ -109,7 +109,7 @@ impl<C: Completion> Fs<C> {
         let handle = self.directories.get(handle)?;
         let ticket = self.ship_sync(&handle.inode, is_data_only);
         let stream = handle.stream.lock();
-        self.checked("fsync", fsync(stream.directory()))?;
+        self.synced("fsync", fsync(stream.directory()))?;
         Ok(Changed { ticket, value: () })
     }
 

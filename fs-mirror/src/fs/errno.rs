@@ -16,6 +16,12 @@ pub(crate) fn is_disk_failure(errno: Errno) -> bool {
     }
 }
 
+/// Whatever a sync fails with, what was written may not be on the disk and is called clean from then on; except where there is
+/// nothing to sync.
+pub(crate) fn is_failed_sync(errno: Errno) -> bool {
+    errno != Errno::INVAL
+}
+
 /// What the system failed to do on this server's own disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {

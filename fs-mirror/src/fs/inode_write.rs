@@ -118,7 +118,7 @@ impl<C: Completion> Fs<C> {
         } else {
             fsync(&handle.file)
         };
-        self.checked("fsync", synced)?;
+        self.synced("fsync", synced)?;
         Ok(ticket)
     }
 

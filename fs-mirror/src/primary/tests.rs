@@ -484,3 +484,15 @@ fn stay_equal_under_load(acknowledges_on_receipt: bool) {
         pair.finish_equal();
     }
 }
+
+/// Goal: a stop does not wait for a comparison that an attempt under way begins while it ends (its thread would be ended by nobody).
+#[test]
+fn regression_no_session_begins_after_a_stop() {
+    let Some(pair) = Pair::new(false, "") else {
+        return;
+    };
+    pair.primary().stop(Unmount::Clean).unwrap();
+    let (dialled, _accepted) = links();
+    let refused = pair.primary().attach(dialled, hello(1, 1));
+    assert!(matches!(refused, Err(AttachError::Fenced)), "{refused:?}");
+}

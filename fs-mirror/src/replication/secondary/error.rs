@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use crate::fs::errno::is_disk_failure;
 use crate::replication::change::FileId;
 
 /// The session ends, and this copy leaves the in-sync set (R11).
@@ -15,6 +16,9 @@ pub enum ApplyError {
         /// Why it failed.
         errno: Errno,
     },
+    /// What was written may not be on the disk.
+    #[error("sync: {0}")]
+    NotSynced(Errno),
     /// What only this copy has cannot be set aside before it is changed.
     #[error(
         "no room to set a diverged file aside: {needed} bytes are needed, {free} may be used; make room, or give it up with `skcli module diverged --discard`"
@@ -40,10 +44,23 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// The error of the disk, if that is what failed.
+    pub(crate) fn of_disk(&self) -> Option<Errno> {
+        match self {
+            ApplyError::NotSynced(errno) => Some(*errno),
+            ApplyError::System { errno, .. } => is_disk_failure(*errno).then_some(*errno),
+            ApplyError::NoRoom { .. }
+            | ApplyError::Unbound(_)
+            | ApplyError::AlreadyBound(_)
+            | ApplyError::WrongKind(_)
+            | ApplyError::NotListed(_) => None,
+        }
+    }
+
     /// What the primary is told, as in `errno(3)`.
     pub fn errno(&self) -> i32 {
         match self {
-            ApplyError::System { errno, .. } => errno.raw_os_error(),
+            ApplyError::System { errno, .. } | ApplyError::NotSynced(errno) => errno.raw_os_error(),
             ApplyError::NoRoom { .. } => Errno::NOSPC.raw_os_error(),
             ApplyError::Unbound(_) => Errno::BADF.raw_os_error(),
             ApplyError::AlreadyBound(_) => Errno::EXIST.raw_os_error(),

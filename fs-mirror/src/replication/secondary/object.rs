@@ -214,7 +214,7 @@ impl Object {
             // Nothing of these is cached but the inode, which the next sync of the directory writes.
             _ => Ok(()),
         };
-        synced.map_err(during("sync"))
+        synced.map_err(ApplyError::NotSynced)
     }
 
     /// Makes every attribute what the primary has, touching only what differs from `now`.

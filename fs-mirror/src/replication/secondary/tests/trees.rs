@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use proptest::prelude::*;
 use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 
 use super::*;
 use crate::replication::change::{AttributeChange, Attributes, Change, FileId, Kind, Time};
@@ -140,6 +141,23 @@ fn a_resync_of_equal_trees_ships_no_block() {
         mirror.copy.path().join("a").metadata().unwrap().ino(),
         inode
     );
+}
+
+/// Goal: what the page cache has of a copy whose disk failed is not taken for what the disk has (R11). Method: two equal trees.
+#[test]
+fn regression_a_resync_of_a_doubted_copy_ships_every_block() {
+    let (source, copy) = (tempfile::tempdir().unwrap(), TestCopy::new());
+    for root in [source.path().to_owned(), copy.path()] {
+        std::fs::write(root.join("a"), [3; 30_000]).unwrap();
+    }
+    copy.copy.note_disk_failure(Errno::IO);
+    copy.copy.forget_failed_sync();
+    let mut mirror = Mirror::over(source, copy);
+    mirror.primary.resync();
+    mirror.assert_equal();
+    let applied = mirror.session.applied();
+    assert_eq!(applied.blocks_different, applied.blocks_compared);
+    assert_eq!(applied.bytes_written, 30_000);
 }
 
 #[test]
