@@ -71,9 +71,11 @@ impl EventSink {
             }
             // Not by way of the tenure, which may end before a slow disk answers (R11).
             PrimaryEvent::LocalDiskFailed { operation, errno } => {
-                tracing::error!(module = %self.module, operation, errno, "the disk of this copy failed");
                 let failure = format!("{operation} failed with errno {errno}");
-                self.disk_failure.note(failure);
+                // Every request may fail from now on.
+                if self.disk_failure.note(failure) {
+                    tracing::error!(module = %self.module, operation, errno, "the disk of this copy failed");
+                }
             }
             PrimaryEvent::SessionLost { .. } | PrimaryEvent::Resynced { .. } => {
                 if self.events.send(event).is_err() {
@@ -248,7 +250,7 @@ impl Leading {
     /// Every acknowledged write on every copy that must have it, both synced.
     ///
     /// # Errors
-    /// The deadline passed.
+    /// The deadline passed, or a disk failed.
     pub(super) async fn drain(&self, deadline: Duration) -> anyhow::Result<()> {
         let primary = Arc::clone(&self.primary);
         Ok(blocking(move || primary.drain(deadline)).await??)
@@ -303,7 +305,7 @@ mod tests {
     /// the only whole copy when the lease returns (R11, R16). Method: the event, once nobody of the tenure listens any more.
     #[test]
     fn regression_a_sync_that_fails_after_the_tenure_counts_in_the_next() {
-        let disk_failure = DiskFailure::default();
+        let disk_failure = DiskFailure::new(None);
         let (quiet, _) = watch::channel(None);
         let (events, of_tenure) = mpsc::unbounded_channel();
         let sink = EventSink {

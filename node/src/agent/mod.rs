@@ -160,6 +160,9 @@ impl Agent {
         requests: mpsc::Receiver<Request>,
         report: watch::Sender<Report>,
     ) -> Self {
+        let is_doubted = installed.copy.is_doubted();
+        let disk_failure =
+            DiskFailure::new(is_doubted.then(|| "before this daemon was started".to_owned()));
         let asks_until = Instant::now() + ASKS_FOR_LEASES * member.lease_length_max();
         Self {
             fresh: member.fresh(),
@@ -179,7 +182,7 @@ impl Agent {
             gave_up: false,
             led_at: None,
             ended: None,
-            disk_failure: DiskFailure::default(),
+            disk_failure,
             copy_trouble: CopyTrouble::default(),
             early: None,
             becoming_since: None,
@@ -192,9 +195,11 @@ impl Agent {
     async fn run(mut self) {
         let mut applied = self.member.consensus.watch();
         let mut lease = self.member.consensus.lease().changed();
+        let mut disk_failed = self.disk_failure.changed();
         loop {
             applied.borrow_and_update();
             lease.borrow_and_update();
+            disk_failed.borrow_and_update();
             let record = self.record();
             self.look_at_early_session(record.as_ref());
             self.end_setting_aside(record.as_ref());
@@ -220,6 +225,7 @@ impl Agent {
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = lease.changed() => if changed.is_err() { return },
+                changed = disk_failed.changed() => if changed.is_err() { return },
                 changed = self.fresh.changed() => if changed.is_err() { return },
                 changed = self.out.changed() => if changed.is_err() { return },
                 request = self.requests.recv() => match request {
@@ -257,14 +263,10 @@ impl Agent {
             let through = record.and_then(|record| record.acknowledges_on_receipt(me));
             secondary.acknowledge_on_receipt(through.map(|epoch| fs_mirror::Epoch(epoch.0)));
         }
-        // Outside the in-sync set it is compared before it counts again; alone in it, there is no better copy.
-        if record.is_none_or(|record| !is_shared(record, me)) {
+        // There is no better copy. A bad disk stays one while it leads alone, and leads no longer than that.
+        if record.is_none_or(|record| !is_shared(record, me) && !is_compared_first(record, me)) {
             self.copy_trouble.forget_failure();
             self.installed.copy.forget_failed_sync();
-        }
-        // A bad disk stays one while it leads alone, and leads no longer than that.
-        if record.is_some_and(|record| is_compared_first(record, me)) {
-            self.disk_failure.forget();
         }
     }
 
@@ -519,10 +521,8 @@ impl Agent {
     /// then: it drops a peer that does not answer.
     async fn drain_and_unmount(&mut self) -> anyhow::Result<()> {
         self.becoming_since = None;
-        if let Local::Leading(leading) = &self.local
-            && let Err(error) = leading.drain(DRAIN_DEADLINE).await
-        {
-            return Err(error);
+        if let Local::Leading(leading) = &self.local {
+            leading.drain(DRAIN_DEADLINE).await?;
         }
         if let Local::Leading(leading) = std::mem::replace(&mut self.local, Local::Nothing) {
             let epoch = self.record().map(|record| record.epoch);

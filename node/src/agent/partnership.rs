@@ -123,6 +123,10 @@ impl Partnership {
             while let Ok(event) = self.events.try_recv() {
                 session = self.on_event(event, session, &mut admission);
             }
+            // Fencing comes before the end of the session: what ended it is no reason to go on alone.
+            if self.warden.gate.is_fenced() {
+                return;
+            }
             let Some(record) = self.record() else { return };
             let is_adopted = self.adopt(&record, &mut adopted);
             let peer = record.peer_of(self.member.id());
@@ -217,10 +221,13 @@ impl Partnership {
         match set {
             Ok(()) => *adopted = Some(record.epoch),
             Err(error) => {
+                let is_of_disk = error.is_disk_failure();
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(module = %self.module, error, "failed to adopt epoch {}", record.epoch);
-                self.disk_failure
-                    .note(format!("adopt epoch {}: {error}", record.epoch));
+                if is_of_disk {
+                    self.disk_failure
+                        .note(format!("adopt epoch {}: {error}", record.epoch));
+                }
             }
         }
         *adopted == Some(record.epoch)
@@ -343,6 +350,9 @@ impl Partnership {
     async fn drop_peer(&self, record: &MirrorRecord, peer: ServerId, stream: Stream) {
         if record.received_only.contains(&self.member.id()) && !self.sync_copy().await {
             return self.wait_for_news(record).await;
+        }
+        if self.warden.gate.is_fenced() {
+            return;
         }
         let evidence = match stream {
             Stream::Down => self.how_lost(),

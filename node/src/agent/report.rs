@@ -169,6 +169,10 @@ impl Report {
             ),
             _ if self.is_leaving => (Quality::Transient, "stopping"),
             Stage::Mounted | Stage::Reachable => (Quality::Transient, "starting the application"),
+            Stage::Serving if is_alone && self.failures.disk.is_some() => (
+                Quality::NotReady,
+                "the only copy in sync, and its disk failed: another server leads as soon as its copy is in sync",
+            ),
             Stage::Serving if is_alone => (Quality::Ready, "the only copy in sync"),
             Stage::Serving => (Quality::Ready, "up to date"),
         };

@@ -57,12 +57,9 @@ pub fn next_move(record: &MirrorRecord, facts: Facts) -> Move {
     let identical = facts.may_begin_identical && record.identical && is_named;
     let peer = record.peer_of(facts.me);
     let is_wanted = peer.is_some_and(|peer| record.wanted_on(peer) == Wanted::Started);
-    // Whether it took over with changes that it had only received.
-    let is_tied = record.received_only.contains(&facts.me);
     match facts.stream {
-        // What was only received here is perhaps not on this disk, and a failed sync that is tried again succeeds: the other
-        // copy is all there is (R11, R16).
-        Stream::Down if is_tied && facts.has_failed_disk => Move::Wait,
+        // The other copy is on a disk, or will be: this one steps down (R11). Often the stream ended by the same failure.
+        Stream::Down if is_named && facts.has_failed_disk => Move::Wait,
         Stream::Down if identical => Move::Attach { identical },
         Stream::Down if is_named || may_have_been_added => Move::DropPeer,
         Stream::Down => Move::Attach { identical: false },
@@ -139,22 +136,32 @@ mod tests {
         }
     }
 
-    /// Goal: a copy that took over with what it had only received, and whose disk fails then, does not strike off the copy that has it
-    /// all (R11, R16), however often it is asked.
+    /// Goal: a copy whose disk fails does not strike off the one that counts beside it (R11), whether it was itself only received (R16)
+    /// or not, and however often it is asked. Alone it goes on, and ends an addition that may have been proposed.
     #[test]
-    fn regression_a_copy_that_could_not_be_synced_drops_nobody() {
-        let mut led = record(8, Some(ME), &[ME, PEER]);
-        for (is_tied, has_failed_disk, expected) in [
-            (true, false, Move::DropPeer),
-            (true, true, Move::Wait),
-            (false, true, Move::DropPeer),
+    fn regression_a_copy_whose_disk_failed_drops_nobody() {
+        let alone = record(8, Some(ME), &[ME]);
+        let both = record(8, Some(ME), &[ME, PEER]);
+        let mut tied = both.clone();
+        tied.received_only.insert(ME);
+        let mut handed_over = both.clone();
+        handed_over.identical = true;
+        for (record, has_failed_disk, addition_open, expected) in [
+            (&both, false, None, Move::DropPeer),
+            (&both, true, None, Move::Wait),
+            (&both, true, Some(8), Move::Wait),
+            (&tied, false, None, Move::DropPeer),
+            (&tied, true, None, Move::Wait),
+            (&handed_over, true, None, Move::Wait),
+            (&alone, true, None, Move::Attach { identical: false }),
+            (&alone, true, Some(8), Move::DropPeer),
         ] {
-            led.received_only = is_tied.then_some(ME).into_iter().collect();
             let facts = Facts {
                 has_failed_disk,
-                ..with_stream(Stream::Down, None)
+                may_begin_identical: true,
+                ..with_stream(Stream::Down, addition_open)
             };
-            assert_eq!(next_move(&led, facts), expected, "{facts:?}");
+            assert_eq!(next_move(record, facts), expected, "{record:?} {facts:?}");
         }
     }
 
