@@ -440,6 +440,13 @@ pub const ALL: &[Scenario] = &[
         round: membership::old_disk_of_primary,
     },
     Scenario {
+        name: "failed_disk_of_primary",
+        about: "the disk below the primary's copy takes no more: the other server leads, and the copy is written anew and on the disk",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: unfit_disks::failed_disk_of_primary,
+    },
+    Scenario {
         name: "server_moves",
         about: "a running server is found at another address and under another name, and as before again",
         start: Start::Formed,

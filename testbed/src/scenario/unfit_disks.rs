@@ -1,8 +1,11 @@
-//! State directories that cannot be written: the daemon says so, answers for nothing it does not hold, and the cluster goes on.
+//! Disks that cannot be written, below state directories and replicated ones: the daemon says so, answers for nothing it does not hold,
+//! and the cluster goes on.
 
 mod data;
+mod failed;
 
 pub(super) use data::{unfit_disk_of_primary, unfit_disk_of_secondary};
+pub(super) use failed::failed_disk_of_primary;
 
 use super::arena::Arena;
 use super::figures::Figures;

@@ -240,6 +240,11 @@ fn unfit_disk_of_secondary() {
 }
 
 #[test]
+fn failed_disk_of_primary() {
+    one_round("failed_disk_of_primary");
+}
+
+#[test]
 fn unfit_disk_of_primary() {
     one_round("unfit_disk_of_primary");
 }

@@ -12,7 +12,7 @@ use anyhow::ensure;
 
 /// Whose state directory is unfit.
 #[derive(Debug, Clone, Copy)]
-enum Role {
+pub(super) enum Role {
     Primary,
     Secondary,
 }
@@ -73,7 +73,7 @@ fn full_then_read_only(arena: &mut Arena, role: Role) -> anyhow::Result<Figures>
 }
 
 /// Ends the daemon of a secondary, changes something of its machine, starts it, and waits until both copies are in sync.
-fn restarted(
+pub(super) fn restarted(
     arena: &mut Arena,
     server: &str,
     script: &str,
@@ -87,7 +87,12 @@ fn restarted(
 }
 
 /// The victim is secondary until now.
-fn give_role(arena: &Arena, survivor: &str, victim: &str, role: Role) -> anyhow::Result<()> {
+pub(super) fn give_role(
+    arena: &Arena,
+    survivor: &str,
+    victim: &str,
+    role: Role,
+) -> anyhow::Result<()> {
     match role {
         Role::Secondary => {}
         Role::Primary => {

@@ -1,0 +1,67 @@
+//! The disk below a replicated directory fails while the module serves.
+
+use super::data::{Role, give_role, restarted};
+use super::{COMMAND_DEADLINE, fill, shell};
+use crate::cluster::package::replicated_directory;
+use crate::scenario::arena::Arena;
+use crate::scenario::failover::SERVED_DEADLINE;
+use crate::scenario::figures::Figures;
+use crate::wait;
+use anyhow::ensure;
+use std::process::Command;
+
+/// What the disk holds at most; the room below it is less.
+const IMAGE_BYTES: &str = "96M";
+/// Room below the disk: for its own structures, and for what the module has.
+const ROOM_BYTES: &str = "48m";
+/// A file that the application wrote and never synced.
+const UNSYNCED: &str = "unsynced";
+
+/// Goal: a primary whose disk fails hands over, its copy is written anew, and what the other server had acknowledged is on that disk
+/// then, not only in the memory of the kernel, which calls what it could not write clean. Method: a thin disk whose room is used up; it
+/// is taken off and put on again before it is read.
+pub(in crate::scenario) fn failed_disk_of_primary(arena: &mut Arena) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let survivor = arena.ready()?;
+    let victim = arena.cluster().other(&survivor)?;
+    let directory = replicated_directory(arena.lab()).display().to_string();
+    let thin = format!("{directory}-thin");
+    let put_on = format!(
+        "set -e; umount -l {directory} 2>/dev/null || true; mkdir {thin}; mount -t tmpfs -o size={ROOM_BYTES} none {thin}; cd {thin}; \
+         truncate -s {IMAGE_BYTES} image; mkfs.ext4 -qF -O ^has_journal -E nodiscard,lazy_itable_init=0 -e continue image; \
+         mkdir below; mount -o loop image below; rmdir below/lost+found; cp -a {directory}/. below/; mount --bind below {directory}"
+    );
+    restarted(arena, &victim, &put_on, &mut figures)?;
+    give_role(arena, &survivor, &victim, Role::Primary)?;
+    let write = format!("dd if=/dev/urandom of={UNSYNCED} bs=64k count=16 2>/dev/null");
+    arena.run_on_mount(&write, COMMAND_DEADLINE)?;
+
+    let failed = wait::boot_ns();
+    fill(arena, &victim, &thin)?;
+    let served = arena.wait_served_by(&survivor, failed, SERVED_DEADLINE)?;
+    figures.set("served_ms", served);
+    shell(arena, &victim, &format!("rm {thin}/filler"))?;
+    arena.converge(&victim, failed, &mut figures)?;
+
+    arena.lab_mut().kill_daemon(&victim)?;
+    let again = format!(
+        "set -e; cd {thin}; umount -l {directory}; umount {directory}; umount below; mount -o loop image below; sha256sum <below/{UNSYNCED}"
+    );
+    let on_disk = shell(arena, &victim, &again)?.stdout;
+    let whole = arena.lab().data_below(&survivor).join("app").join(UNSYNCED);
+    let whole = Command::new("sha256sum")
+        .stdin(std::fs::File::open(whole)?)
+        .output()?;
+    ensure!(
+        on_disk.as_bytes() == whole.stdout,
+        "{UNSYNCED} is not on the disk of {victim} although its copy counted"
+    );
+    let back = format!(
+        "set -e; rm -rf {directory}/* {directory}/.[!.]*; cp -a {thin}/below/. {directory}/; umount {thin}/below; umount {thin}; rmdir {thin}"
+    );
+    shell(arena, &victim, &back)?;
+    let began = wait::boot_ns();
+    arena.lab_mut().start_daemon(&victim)?;
+    arena.converge(&victim, began, &mut figures)?;
+    Ok(figures)
+}
