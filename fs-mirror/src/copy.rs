@@ -160,7 +160,7 @@ impl Copy {
         self.disk.forget_failure();
     }
 
-    /// What is read of this copy may not be on its disk: in a comparison every block counts as different.
+    /// What is read of this copy may not be on its disk: a comparison begins with empty files.
     pub fn is_doubted(&self) -> bool {
         self.disk.is_doubted()
     }

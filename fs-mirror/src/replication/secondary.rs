@@ -224,7 +224,8 @@ impl ApplySession {
                 return Err(error);
             }
         };
-        let tree = Tree::new(root, keeper.clone()).map_err(AcceptError::Directory)?;
+        let tree =
+            Tree::new(root, keeper.clone(), copy.is_doubted()).map_err(AcceptError::Directory)?;
         link.send_message(hello.epoch, &Message::HelloReply(HelloReply::Accepted))?;
 
         let counters = Arc::new(Counters::default());

@@ -137,7 +137,14 @@ fn adopt_or_make(tree: &mut Tree, entry: &Entry<'_>) -> Result<(), ApplyError> {
             if is_same_kind(&fd, &stat, entry.kind)? && !tree.is_bound(Inode::of(&stat)) =>
         {
             let object = Object::new(entry.file, fd, &stat).found(tree.keeper());
-            (tree.insert(object)?, stat)
+            let object = tree.insert(object)?;
+            if tree.is_doubted() && entry.kind == Kind::File {
+                object.empty(&tree.open_files)?;
+                let stat = object.stat()?;
+                (object, stat)
+            } else {
+                (object, stat)
+            }
         }
         Some(_) => {
             make_way(tree, entry.place)?;

@@ -225,13 +225,8 @@ impl Files {
         block: Block,
         digest: u128,
     ) -> Result<Option<Block>, ApplyError> {
-        let differing = if self.copy.is_doubted() {
-            Some(block)
-        } else {
-            BLOCK.with_borrow_mut(|buffer| {
-                compare(object, &self.open_files, block, digest, buffer)
-            })?
-        };
+        let differing = BLOCK
+            .with_borrow_mut(|buffer| compare(object, &self.open_files, block, digest, buffer))?;
         self.counters
             .blocks_compared
             .fetch_add(1, Ordering::Relaxed);

@@ -217,6 +217,19 @@ impl Object {
         synced.map_err(ApplyError::NotSynced)
     }
 
+    /// Gives up the content. After a failed writeback it is not enough to write it again in place: ext4 may count a block as never
+    /// written although a later write of it, and a sync, succeeded.
+    pub(crate) fn empty(self: &Arc<Self>, open_files: &OpenFiles) -> Result<(), ApplyError> {
+        let size = Some(0);
+        self.set(
+            open_files,
+            &AttributeChange {
+                size,
+                ..AttributeChange::default()
+            },
+        )
+    }
+
     /// Makes every attribute what the primary has, touching only what differs from `now`.
     pub(crate) fn set_all(
         self: &Arc<Self>,

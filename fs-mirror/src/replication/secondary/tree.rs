@@ -30,17 +30,24 @@ pub(crate) struct Tree {
     by_inode: HashMap<Inode, FileId>,
     pub(crate) open_files: Arc<OpenFiles>,
     keeper: Option<Arc<Keeper>>,
+    is_doubted: bool,
 }
 
 impl Tree {
-    /// The directory itself is bound from the beginning. What only this copy has goes to `keeper` before it is changed.
-    pub(crate) fn new(root: OwnedFd, keeper: Option<Arc<Keeper>>) -> Result<Tree, ApplyError> {
+    /// The directory itself is bound from the beginning. What only this copy has goes to `keeper` before it is changed. What is found
+    /// in a doubted copy may not be on its disk.
+    pub(crate) fn new(
+        root: OwnedFd,
+        keeper: Option<Arc<Keeper>>,
+        is_doubted: bool,
+    ) -> Result<Tree, ApplyError> {
         let stat = rustix::fs::fstat(&root).map_err(during("stat"))?;
         let mut tree = Tree {
             by_id: HashMap::new(),
             by_inode: HashMap::new(),
             open_files: Arc::new(OpenFiles::default()),
             keeper,
+            is_doubted,
         };
         tree.insert(Object::new(FileId::ROOT, root, &stat))?;
         Ok(tree)
@@ -64,6 +71,10 @@ impl Tree {
     }
 
     /// Where what only this copy has is kept, while there may be such a thing.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.is_doubted
+    }
+
     pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
         self.keeper.as_ref().filter(|keeper| !keeper.is_over())
     }

@@ -10,10 +10,10 @@ use crate::wait;
 use anyhow::ensure;
 use std::process::Command;
 
-/// What the disk holds at most; the room below it is less.
-const IMAGE_BYTES: &str = "96M";
-/// Room below the disk: for its own structures, and for what the module has.
-const ROOM_BYTES: &str = "48m";
+/// Size of the disk.
+const IMAGE_BYTES: &str = "64M";
+/// Room below the disk.
+const ROOM_BYTES: &str = "72m";
 /// A file that the application wrote and never synced.
 const UNSYNCED: &str = "unsynced";
 
@@ -26,18 +26,23 @@ pub(in crate::scenario) fn failed_disk_of_primary(arena: &mut Arena) -> anyhow::
     let victim = arena.cluster().other(&survivor)?;
     let directory = replicated_directory(arena.lab()).display().to_string();
     let thin = format!("{directory}-thin");
+    // What a file system keeps for itself has its room; free blocks have none, as on a thin volume.
     let put_on = format!(
         "set -e; umount -l {directory} 2>/dev/null || true; mkdir {thin}; mount -t tmpfs -o size={ROOM_BYTES} none {thin}; cd {thin}; \
-         truncate -s {IMAGE_BYTES} image; mkfs.ext4 -qF -O ^has_journal -E nodiscard,lazy_itable_init=0 -e continue image; \
-         mkdir below; mount -o loop image below; rmdir below/lost+found; cp -a {directory}/. below/; mount --bind below {directory}"
+         truncate -s {IMAGE_BYTES} image; mkfs.ext4 -qF -E lazy_itable_init=0,lazy_journal_init=0 image; \
+         dd if=image of=image bs=1M conv=notrunc 2>/dev/null; mkdir below; mount -o loop image below; rmdir below/lost+found; \
+         cp -a {directory}/. below/; sync -f below; fstrim below; mount --bind below {directory}"
     );
     restarted(arena, &victim, &put_on, &mut figures)?;
     give_role(arena, &survivor, &victim, Role::Primary)?;
-    let write = format!("dd if=/dev/urandom of={UNSYNCED} bs=64k count=16 2>/dev/null");
+    let write = format!("dd if=/dev/urandom of={UNSYNCED} bs=64k count=128 2>/dev/null");
     arena.run_on_mount(&write, COMMAND_DEADLINE)?;
 
     let failed = wait::boot_ns();
     fill(arena, &victim, &thin)?;
+    // As the kernel does by itself, sooner or later.
+    let written_back = format!("! sync -d {thin}/below/{UNSYNCED}");
+    shell(arena, &victim, &written_back)?;
     let served = arena.wait_served_by(&survivor, failed, SERVED_DEADLINE)?;
     figures.set("served_ms", served);
     shell(arena, &victim, &format!("rm {thin}/filler"))?;
