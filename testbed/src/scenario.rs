@@ -447,6 +447,13 @@ pub const ALL: &[Scenario] = &[
         round: unfit_disks::failed_disk_of_primary,
     },
     Scenario {
+        name: "failed_disk_of_secondary",
+        about: "as failed_disk_of_primary, for the secondary: the primary goes on alone",
+        start: Start::Mirrored,
+        bounds: &[],
+        round: unfit_disks::failed_disk_of_secondary,
+    },
+    Scenario {
         name: "server_moves",
         about: "a running server is found at another address and under another name, and as before again",
         start: Start::Formed,

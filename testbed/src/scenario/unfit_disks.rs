@@ -5,7 +5,7 @@ mod data;
 mod failed;
 
 pub(super) use data::{unfit_disk_of_primary, unfit_disk_of_secondary};
-pub(super) use failed::failed_disk_of_primary;
+pub(super) use failed::{failed_disk_of_primary, failed_disk_of_secondary};
 
 use super::arena::Arena;
 use super::figures::Figures;

@@ -245,6 +245,11 @@ fn failed_disk_of_primary() {
 }
 
 #[test]
+fn failed_disk_of_secondary() {
+    one_round("failed_disk_of_secondary");
+}
+
+#[test]
 fn unfit_disk_of_primary() {
     one_round("unfit_disk_of_primary");
 }

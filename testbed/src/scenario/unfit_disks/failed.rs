@@ -18,9 +18,18 @@ const ROOM_BYTES: &str = "72m";
 const UNSYNCED: &str = "unsynced";
 
 /// Goal: a primary whose disk fails hands over, its copy is written anew, and what the other server had acknowledged is on that disk
-/// then, not only in the memory of the kernel, which calls what it could not write clean. Method: a thin disk whose room is used up; it
-/// is taken off and put on again before it is read.
+/// then, not only in the memory of the kernel, which calls what it could not write clean.
 pub(in crate::scenario) fn failed_disk_of_primary(arena: &mut Arena) -> anyhow::Result<Figures> {
+    thin_disk(arena, Role::Primary)
+}
+
+/// Goal: as for the primary, for the secondary: the primary goes on alone.
+pub(in crate::scenario) fn failed_disk_of_secondary(arena: &mut Arena) -> anyhow::Result<Figures> {
+    thin_disk(arena, Role::Secondary)
+}
+
+/// A disk whose room is used up while the module serves; it is taken off and put on again before it is read.
+fn thin_disk(arena: &mut Arena, role: Role) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let survivor = arena.ready()?;
     let victim = arena.cluster().other(&survivor)?;
@@ -34,7 +43,7 @@ pub(in crate::scenario) fn failed_disk_of_primary(arena: &mut Arena) -> anyhow::
          cp -a {directory}/. below/; sync -f below; fstrim below; mount --bind below {directory}"
     );
     restarted(arena, &victim, &put_on, &mut figures)?;
-    give_role(arena, &survivor, &victim, Role::Primary)?;
+    give_role(arena, &survivor, &victim, role)?;
     let write = format!("dd if=/dev/urandom of={UNSYNCED} bs=64k count=128 2>/dev/null");
     arena.run_on_mount(&write, COMMAND_DEADLINE)?;
 
@@ -43,8 +52,16 @@ pub(in crate::scenario) fn failed_disk_of_primary(arena: &mut Arena) -> anyhow::
     // As the kernel does by itself, sooner or later.
     let written_back = format!("! sync -d {thin}/below/{UNSYNCED}");
     shell(arena, &victim, &written_back)?;
-    let served = arena.wait_served_by(&survivor, failed, SERVED_DEADLINE)?;
-    figures.set("served_ms", served);
+    wait_struck_off(arena, &survivor)?;
+    match role {
+        Role::Primary => {
+            let served = arena.wait_served_by(&survivor, failed, SERVED_DEADLINE)?;
+            figures.set("served_ms", served);
+        }
+        Role::Secondary => {
+            arena.wait_served(wait::boot_ns(), SERVED_DEADLINE)?;
+        }
+    }
     shell(arena, &victim, &format!("rm {thin}/filler"))?;
     arena.converge(&victim, failed, &mut figures)?;
 
@@ -69,4 +86,18 @@ pub(in crate::scenario) fn failed_disk_of_primary(arena: &mut Arena) -> anyhow::
     arena.lab_mut().start_daemon(&victim)?;
     arena.converge(&victim, began, &mut figures)?;
     Ok(figures)
+}
+
+/// The next sync of the application finds the disk failed.
+fn wait_struck_off(arena: &Arena, survivor: &str) -> anyhow::Result<()> {
+    wait::until("the failed copy to be struck off", SERVED_DEADLINE, || {
+        let state = arena.cluster().module_state(survivor);
+        let state = state.map_err(|error| format!("{error:#}"))?;
+        if state.in_sync == [survivor.to_owned()] {
+            Ok(())
+        } else {
+            Err(format!("in sync: {}", state.in_sync.join(" ")))
+        }
+    })?;
+    Ok(())
 }
