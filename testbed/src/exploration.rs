@@ -140,8 +140,9 @@ pub fn case_for(bug: Bug, states_max: usize) -> Option<Case> {
             },
         ),
         Bug::PeerUnsynced => (AckMode::Receipt, Begin::InSync, PLAN),
-        // The exploration has no lengths.
+        // The exploration has no lengths, and no disks that fail.
         Bug::LeaseLongerThanWaited
+        | Bug::WholeCopyDropped
         | Bug::NumberReused
         | Bug::ClockInApply
         | Bug::VoteWithoutQuorum

@@ -45,6 +45,8 @@ pub enum Bug {
     ReceiptTrusted,
     /// A planned stop ends although the secondary, which the record counts, cannot be asked to sync.
     PeerUnsynced,
+    /// A primary whose disk failed strikes off the other copy when its session ends.
+    WholeCopyDropped,
     /// `apply` reads the clock of the machine it runs on.
     ClockInApply,
     /// A candidate leads the log with its own vote alone.
@@ -80,6 +82,7 @@ impl Bug {
             Self::FencedByRole => "R8",
             Self::NumberReused => "R12",
             Self::ReceiptTrusted | Self::PeerUnsynced => "R16",
+            Self::WholeCopyDropped => "R11",
         }
     }
 
@@ -102,6 +105,7 @@ impl Bug {
             Self::FencedByRole => "fences on the role, not on the quorum's age",
             Self::NumberReused => "a wiped store comes back under its old number",
             Self::ReceiptTrusted => "takes received for written after a crash",
+            Self::WholeCopyDropped => "strikes off the whole copy beside a failed disk",
             Self::PeerUnsynced => "stops without the secondary's sync",
             Self::ClockInApply => "applying an entry reads the clock",
             Self::VoteWithoutQuorum => "leads the log with its own vote alone",

@@ -223,10 +223,14 @@ impl Agent {
         }
     }
 
-    /// The disk under the mounted copy fails from now on (R11).
-    pub(super) fn fail_disk(&mut self) {
+    /// The disk under the mounted copy fails from now on (R11). The failure may end the session before the agent looks.
+    pub(super) fn fail_disk(&mut self, desk: &mut Desk<'_>) {
         if let Some(tenure) = self.tenure_mut() {
             tenure.disk_failed = true;
+            if desk.out.random.between(0, 2) == 0 {
+                tenure.end_session(desk);
+                tenure.work(desk);
+            }
         }
     }
 

@@ -38,6 +38,16 @@ pub enum Broken {
         /// Who leads.
         primary: String,
     },
+    /// R11.
+    #[error(
+        "R11: {primary}, whose disk failed, strikes off the other copy of {module}, which counts"
+    )]
+    WholeCopyStruckOff {
+        /// The module.
+        module: String,
+        /// Who leads.
+        primary: String,
+    },
     /// P5.
     #[error("P5: {what} {seconds} s after the last fault: {situation}")]
     NotServed {

@@ -20,6 +20,7 @@ use super::copy::{PARTS, part_of};
 use super::desk::Desk;
 use super::gate::Gate;
 use super::message::{Mirror, Payload};
+use super::oracle::Broken;
 use super::outside::Happening;
 use super::proposals::Purpose;
 use crate::planted::Bug;
@@ -300,7 +301,7 @@ impl Tenure {
             may_begin_identical: self.may_begin_identical
                 && desk.now.ns_since(self.started) < HANDOVER_SESSION_MAX,
             is_adopted: true,
-            has_failed_disk: self.disk_failed,
+            has_failed_disk: self.disk_failed && desk.out.bug != Some(Bug::WholeCopyDropped),
         };
         match next_move(record, facts) {
             Move::Attach { identical } => self.dial(record, identical, desk),
@@ -462,6 +463,12 @@ impl Tenure {
 
     /// R4. What was only received here, and led to, is on the disk before.
     fn drop_peer(&mut self, record: &MirrorRecord, desk: &mut Desk<'_>) {
+        if self.disk_failed && record.in_sync.len() > 1 {
+            desk.out.oracle.report(Broken::WholeCopyStruckOff {
+                module: desk.name.to_string(),
+                primary: desk.me.to_string(),
+            });
+        }
         if record.received_only.contains(&desk.me) {
             desk.copy.sync();
         }

@@ -222,10 +222,7 @@ impl World {
                 microseconds,
             } => out.disks_us[place] = microseconds,
             Deed::DiskFails { place } => {
-                let daemon = self.members[place].daemon.iter_mut();
-                daemon
-                    .flat_map(|daemon| &mut daemon.agents)
-                    .for_each(super::agent::Agent::fail_disk);
+                self.members[place].each_agent(&self.genesis, out, super::agent::Agent::fail_disk);
             }
             Deed::WallClock { place, offset_ms } => {
                 self.members[place].clock.wall_offset_ms = offset_ms;
