@@ -169,7 +169,8 @@ pub(super) fn watchdog_silent(arena: &mut Arena) -> anyhow::Result<Figures> {
 }
 
 /// Goal: a daemon that is asked to end, and waits for a stop script longer than its service manager waits for it, ends the
-/// application the hard way and leaves no watchdog armed. Method: such a script. It takes five minutes.
+/// application the hard way and leaves no watchdog armed, and the other server takes over. Method: such a script. It takes five
+/// minutes.
 pub(super) fn stop_outlasts_daemon(arena: &mut Arena) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let hardware = Hardware::at(&arena.lab().root("s1").join("watchdog"))?;
@@ -195,6 +196,7 @@ pub(super) fn stop_outlasts_daemon(arena: &mut Arena) -> anyhow::Result<Figures>
         !seen.is_armed && seen.resets == 0,
         "the daemon has ended, and of the watchdog it is true: {seen:?}"
     );
+    arena.wait_takeover("s2", asked, TAKEOVER_DEADLINE)?;
     arena.lab_mut().start_daemon("s1")?;
     arena.cluster().wait_mirrored(SOON)?;
     Ok(figures)
