@@ -267,10 +267,12 @@ fn json_names_are_stable() {
         "applied_age_ms",
         "epoch",
         "in_sync",
+        "in_sync_ids",
         "last_cause",
         "mode",
         "module",
         "primary",
+        "primary_id",
         "servers",
     ];
     assert_eq!(names(json::module(&reply)).unwrap(), expected);
