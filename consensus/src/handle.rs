@@ -337,6 +337,23 @@ impl Consensus {
         self.inner.proposer.propose(proposal, deadline).await
     }
 
+    /// As [`Consensus::propose`], and then waits up to `patience` until this member has applied the entry too. The state contains
+    /// the change, and perhaps later ones; `None`: it is committed, and has not come here yet.
+    ///
+    /// # Errors
+    /// As [`Consensus::propose`].
+    pub async fn propose_and_apply(
+        &self,
+        proposal: Proposal,
+        deadline: Duration,
+        patience: Duration,
+    ) -> Result<(Accepted, Option<Arc<ClusterState>>), ProposeError> {
+        let proposer = &self.inner.proposer;
+        proposer
+            .propose_and_apply(proposal, deadline, patience)
+            .await
+    }
+
     /// The state as applied here, however old.
     pub fn state(&self) -> Arc<ClusterState> {
         self.inner.applied.borrow().state.clone()

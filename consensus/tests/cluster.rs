@@ -593,3 +593,26 @@ async fn regression_a_member_that_may_have_forgotten_takes_no_part_before_it_is_
     on.propose(create(102), PATIENCE).await.unwrap();
     eventually("a lease again", || on.lease().valid_until() > boot_time()).await;
 }
+
+/// Whoever proposed through another member saw, right after the answer, the state of before: it had not applied its own change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_who_waits_for_it_sees_its_own_change() {
+    let cluster = Cluster::start(2, true).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    for number in 70..90 {
+        let create = Command::CreateToken {
+            token: [number; 32],
+            witness: false,
+            expires_at_unix_s: u64::MAX,
+        };
+        let (_, state) = cluster
+            .node(follower)
+            .on()
+            .propose_and_apply(proposal(create), PATIENCE, PATIENCE)
+            .await
+            .unwrap();
+        let state = state.expect("the leader reaches it");
+        assert!(state.tokens.contains_key(&[number; 32]), "{number}");
+    }
+}

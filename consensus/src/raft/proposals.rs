@@ -226,6 +226,29 @@ impl Proposer {
         }
     }
 
+    /// As [`Proposer::propose`]; then waits, up to `patience`, until this member has applied the entry too. The state contains the
+    /// change, and perhaps later ones; `None`: it has not come here yet.
+    pub(crate) async fn propose_and_apply(
+        &self,
+        proposal: Proposal,
+        deadline: Duration,
+        patience: Duration,
+    ) -> Result<(Accepted, Option<Arc<ClusterState>>), ProposeError> {
+        let mut applied = self.applied.clone();
+        let begun_at = applied.borrow().position.index;
+        let accepted = self.propose(proposal.clone(), deadline).await?;
+        // What is accepted is noted before the state with it is published.
+        let has_it = applied.wait_for(|applied| {
+            let entry = self.recent.entry_since(begun_at, &proposal);
+            entry.is_some_and(|index| applied.position.index >= index)
+        });
+        let state = match timeout(patience, has_it).await {
+            Ok(Ok(applied)) => Some(applied.state.clone()),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        Ok((accepted, state))
+    }
+
     /// Writes to the local Raft, which refuses unless it leads; what an earlier attempt has come to counts.
     async fn attempt_here(&self, asked: Asked<'_>) -> Attempt {
         let known = || match asked.since {

@@ -26,6 +26,16 @@ struct Memory {
     accepted: VecDeque<(u64, Proposal, Accepted)>,
 }
 
+impl Memory {
+    fn find_since(&self, index: u64, proposal: &Proposal) -> Option<(u64, Accepted)> {
+        let since = self.accepted.iter().rev();
+        let found = since
+            .take_while(|(at, ..)| *at > index)
+            .find(|(_, known, _)| known == proposal);
+        found.map(|(at, _, accepted)| (*at, *accepted))
+    }
+}
+
 /// What is known of a proposal.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Known {
@@ -59,17 +69,17 @@ impl Recent {
         };
     }
 
+    /// The entry in which a proposal was accepted that was first made when the entry at `index` was the newest its author knew.
+    pub(crate) fn entry_since(&self, index: u64, proposal: &Proposal) -> Option<u64> {
+        let memory = self.memory.lock();
+        memory.find_since(index, proposal).map(|(entry, _)| entry)
+    }
+
     /// What became of a proposal that was first made when the entry at `index` was the newest its author knew.
     pub(crate) fn since(&self, index: u64, proposal: &Proposal) -> Known {
         let memory = self.memory.lock();
-        let found = memory
-            .accepted
-            .iter()
-            .rev()
-            .take_while(|(at, ..)| *at > index)
-            .find(|(_, known, _)| known == proposal);
-        match found {
-            Some((_, _, accepted)) => Known::Accepted(*accepted),
+        match memory.find_since(index, proposal) {
+            Some((_, accepted)) => Known::Accepted(accepted),
             None if memory.complete_after <= index => Known::NotAccepted,
             None => Known::Forgotten,
         }
