@@ -129,6 +129,8 @@ pub struct Status {
     pub term: u64,
     /// Index of the last entry applied here.
     pub applied_index: u64,
+    /// The state after that entry.
+    pub state: Arc<ClusterState>,
     /// On the leader: time since a quorum acknowledged it.
     pub last_quorum_age: Option<Duration>,
     /// Members that vote in Raft's configuration, as committed; while it changes, those that vote before and after. It follows
@@ -444,6 +446,7 @@ impl Consensus {
             leader: metrics.current_leader.map(ServerId),
             term: metrics.current_term,
             applied_index: applied.position.index,
+            state: applied.state.clone(),
             last_quorum_age: metrics.last_quorum_acked.map(|at| at.elapsed()),
             voters: voters(metrics.committed_membership_config.get_joint_config()),
             configurations: metrics

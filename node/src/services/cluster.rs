@@ -11,8 +11,10 @@ use api::v1::{
     EventReply, EventsRequest, InitReply, InitRequest, JoinReply, JoinRequest, LanReply,
     LeaveRequest, MemberReply, RemoveRequest, RenewCertificateRequest, SetMemberRequest,
 };
+use consensus::Applied;
 use consensus::state::{ClusterState, Command, Event, EventId, MemberKind, ModuleName};
 use futures_util::Stream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::change::require_member;
@@ -158,7 +160,8 @@ impl Cluster for ClusterService {
             0 => EVENTS_DEFAULT,
             newest => usize::try_from(newest).unwrap_or(usize::MAX),
         };
-        let stream = events(member, module, newest, request.follow);
+        let applied = member.consensus.watch();
+        let stream = events(applied, module, newest, request.follow);
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -185,10 +188,11 @@ pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
 }
 
 fn cluster_state(member: &Member) -> ClusterStateReply {
-    let state = member.state();
-    let status = member.consensus.status();
+    // What is told is at least as new as what is said of its age.
+    let applied_age = member.majority_age();
     let lease_left = member.lease_remaining();
-    let members = state.members.values().map(|each| MemberReply {
+    let status = member.consensus.status();
+    let members = status.state.members.values().map(|each| MemberReply {
         id: each.id.0,
         name: each.name.to_string(),
         is_witness: each.kind == MemberKind::Witness,
@@ -213,16 +217,17 @@ fn cluster_state(member: &Member) -> ClusterStateReply {
         leader: status.leader.map_or(0, |leader| leader.0),
         term: status.term,
         applied_index: status.applied_index,
-        applied_age_ms: member.majority_age().map_or(u64::MAX, millis),
+        applied_age_ms: applied_age.map_or(u64::MAX, millis),
         has_quorum: lease_left.is_some(),
         lease_remaining_ms: lease_left.map_or(0, millis),
         members: members.collect(),
-        notices: notices(member, &state),
+        notices: notices(member, &status, lease_left.is_some()),
     }
 }
 
-/// What a person must know who looks at this server.
-fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
+/// What a person must know who looks at this server, which says this of itself.
+fn notices(member: &Member, status: &consensus::Status, has_quorum: bool) -> Vec<String> {
+    let state = &status.state;
     let mut notices = Vec::new();
     if member
         .security
@@ -233,11 +238,10 @@ fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
         let why = "the certificate of this member has run out, so the others refuse it; compare the clocks, else type `skcli cluster leave --alone` here and let it join again";
         notices.push(why.to_owned());
     }
-    notices.extend(open_change(member, state));
+    notices.extend(open_change(member, status));
     let voters = state.voters();
-    let voting = member.consensus.status().voters;
-    notices.extend(not_voting_yet(&voters, &voting, &|id| state.name_of(id)));
-    let has_quorum = member.lease_remaining().is_some();
+    let voting = &status.voters;
+    notices.extend(not_voting_yet(&voters, voting, &|id| state.name_of(id)));
     if let (false, [voter]) = (has_quorum, voters.iter().collect::<Vec<_>>().as_slice()) {
         notices.push(format!(
             "{} is the only voter of this pair and is not heard: nothing can be decided without it; bring it back; when it is lost for good, type `skcli cluster leave --alone` here (the replicated files stay), then `skcli cluster init`, let another server join, install the module and type `skcli module prim` here; a witness (`skcli cluster token --witness`) spares you this",
@@ -248,17 +252,17 @@ fn notices(member: &Member, state: &ClusterState) -> Vec<String> {
 }
 
 /// What an open change of the voters needs, from what this member hears.
-fn open_change(member: &Member, state: &ClusterState) -> Option<String> {
-    let status = member.consensus.status();
+fn open_change(member: &Member, status: &consensus::Status) -> Option<String> {
+    let state = &status.state;
     let mut electorates: BTreeSet<_> = state.electorates().collect();
     if let [_, _, ..] = status.configurations.as_slice() {
-        electorates.extend(status.configurations);
+        electorates.extend(status.configurations.iter().cloned());
     }
     let fresh = status
         .heard
-        .into_iter()
+        .iter()
         .filter(|(_, age)| age.is_some_and(|age| age <= member.lease_length_max()))
-        .map(|((server, _), _)| server);
+        .map(|((server, _), _)| *server);
     advice(&OpenChange {
         electorates: electorates.into_iter().collect(),
         heard: fresh.chain([member.id()]).collect(),
@@ -273,23 +277,24 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// The newest events, oldest first; with `follow` the stream goes on as entries are applied.
 fn events(
-    member: Arc<Member>,
+    applied: watch::Receiver<Applied>,
     module: Option<ModuleName>,
     newest: usize,
     follow: bool,
 ) -> impl Stream<Item = Result<EventReply, Status>> + Send {
-    let applied = member.consensus.watch();
-    let first = select(&member.state(), module.as_ref(), None);
+    // One state for both: what is applied between two looks would be in neither.
+    let state = Arc::clone(&applied.borrow().state);
+    let first = select(&state, module.as_ref(), None);
     let skipped = first.len().saturating_sub(newest);
     let first: Vec<Event> = first.into_iter().skip(skipped).collect();
-    let last = member.state().events.back().map(|event| event.id);
-    let start = (applied, first.into_iter(), last, member);
-    futures_util::stream::unfold(start, move |(mut applied, mut batch, mut last, member)| {
+    let last = state.events.back().map(|event| event.id);
+    let start = (applied, first.into_iter(), last);
+    futures_util::stream::unfold(start, move |(mut applied, mut batch, mut last)| {
         let module = module.clone();
         async move {
             loop {
                 if let Some(event) = batch.next() {
-                    return Some((Ok(reply(&event)), (applied, batch, last, member)));
+                    return Some((Ok(reply(&event)), (applied, batch, last)));
                 }
                 if !follow || applied.changed().await.is_err() {
                     return None;
@@ -327,5 +332,62 @@ fn reply(event: &Event) -> EventReply {
         evidence: event.evidence.clone(),
         cause: event.cause.map_or(0, |cause| cause.0),
         entry: event.entry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::LogPosition;
+    use consensus::state::Wanted;
+    use futures_util::StreamExt as _;
+
+    use super::super::story::{S2, Story};
+    use super::*;
+
+    /// Changes while somebody begins to follow; far fewer than are kept.
+    const CHANGES: u64 = 300;
+    const FOLLOWERS: usize = 2000;
+
+    fn applied(story: &Story) -> Applied {
+        Applied {
+            position: LogPosition {
+                term: 1,
+                index: story.index,
+            },
+            state: Arc::new(story.state.clone()),
+        }
+    }
+
+    /// An event applied between the two looks at the state with which a follower began was told to him never.
+    #[tokio::test]
+    async fn regression_who_follows_misses_no_event() {
+        let mut story = Story::mirrored();
+        let (sender, receiver) = watch::channel(applied(&story));
+        let changing = std::thread::spawn(move || {
+            for turn in 0..CHANGES {
+                story.want(
+                    S2,
+                    match turn % 2 {
+                        0 => Wanted::Stopped,
+                        _ => Wanted::Started,
+                    },
+                );
+                sender.send_replace(applied(&story));
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            story.state.last_event.0
+        });
+        let following: Vec<_> = (0..FOLLOWERS)
+            .map(|_| events(receiver.clone(), None, usize::MAX, true))
+            .collect();
+        let newest = changing.join().expect("the changes are accepted");
+        // The stream ends with its sender.
+        for stream in following {
+            let told: Vec<u64> = stream
+                .map(|event| event.expect("an event").id)
+                .collect()
+                .await;
+            assert_eq!(told, (1..=newest).collect::<Vec<_>>());
+        }
     }
 }
