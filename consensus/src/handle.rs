@@ -330,7 +330,8 @@ impl Consensus {
     /// applied the entry yet unless it leads; [`Consensus::watch`] tells.
     ///
     /// # Errors
-    /// [`ProposeError::Rejected`] is final, [`ProposeError::NoLeader`] left no trace, [`ProposeError::TimedOut`] may still be committed.
+    /// [`ProposeError::Rejected`] is final, [`ProposeError::NoLeader`] and [`ProposeError::Removed`] left no trace,
+    /// [`ProposeError::TimedOut`] may still be committed.
     pub async fn propose(
         &self,
         proposal: Proposal,
@@ -394,7 +395,6 @@ impl Consensus {
     pub fn routes(&self) -> Routes {
         let Inner {
             raft,
-            proposer,
             guard,
             liveness,
             heard,
@@ -408,10 +408,7 @@ impl Consensus {
         })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let proposals = ProposalService {
-            proposer: proposer.clone(),
-            guard: guard.clone(),
-        };
+        let proposals = self.proposal_service();
         let heartbeats = HeartbeatService {
             liveness: liveness.clone(),
             heard: heard.clone(),
@@ -421,6 +418,14 @@ impl Consensus {
         Routes::new(raft)
             .add_service(ProposalsServer::new(proposals))
             .add_service(HeartbeatsServer::new(heartbeats))
+    }
+
+    /// Answers what other members forward.
+    pub(crate) fn proposal_service(&self) -> ProposalService {
+        ProposalService {
+            proposer: self.inner.proposer.clone(),
+            guard: self.inner.guard.clone(),
+        }
     }
 
     /// The lease of this server.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consensus::state::{Accepted, AckMode, Command, PackageHash, ServerId, Wanted};
-use consensus::{BindError, Origin, ProposeError, StartError, boot_time};
+use consensus::{BindError, Origin, ProposeError, ReadError, StartError, boot_time};
 use harness::{CLUSTER, Cluster, LANS, PATIENCE, eventually, proposal};
 
 const BOTH: &[usize] = &[0, 1];
@@ -615,4 +615,35 @@ async fn regression_who_waits_for_it_sees_its_own_change() {
         let state = state.expect("the leader reaches it");
         assert!(state.tokens.contains_key(&[number; 32]), "{number}");
     }
+}
+
+/// A member that was removed said "no leader" of all it proposed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_who_was_removed_is_told_so() {
+    const WAITS: Duration = Duration::from_secs(3);
+    let cluster = Cluster::start(3, false).await;
+    let leader = cluster.leader().await;
+    let gone = (1..=3).find(|id| *id != leader).unwrap();
+    let remove = Command::RemoveMember {
+        server: ServerId(gone),
+    };
+    cluster.propose(leader, remove).await;
+    let node = cluster.node(gone).on();
+    let by = tokio::time::timeout(PATIENCE, node.removed()).await;
+    by.expect("the others say so");
+    let create = Command::CreateToken {
+        token: [91; 32],
+        witness: false,
+        expires_at_unix_s: u64::MAX,
+    };
+    let refused = node.propose(proposal(create), WAITS).await;
+    assert!(
+        matches!(refused, Err(ProposeError::Removed { .. })),
+        "{refused:?}"
+    );
+    let unread = node.read_index(WAITS).await.map(|_| ());
+    assert!(
+        matches!(unread, Err(ReadError::Removed { .. })),
+        "{unread:?}"
+    );
 }

@@ -53,6 +53,7 @@ async fn propose(me: ServerId, proposer: Proposer, action: Action) {
         Err(
             error @ (ProposeError::NoLeader { .. }
             | ProposeError::TimedOut { .. }
+            | ProposeError::Removed { .. }
             | ProposeError::Stopped),
         ) => debug!(%error, "liveness proposal not committed, will be repeated"),
     }

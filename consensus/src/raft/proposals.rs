@@ -56,6 +56,12 @@ pub enum ProposeError {
     /// Raft has stopped on this member: its store failed, or it is shutting down.
     #[error("consensus has stopped on this server")]
     Stopped,
+    /// This member belongs to the cluster no more, and nobody took its proposal.
+    #[error("server {by} says that this server was removed from the cluster for good")]
+    Removed {
+        /// Who said so, to this member or to one that passed the proposal on.
+        by: ServerId,
+    },
 }
 
 /// Why a linearizable read failed.
@@ -70,6 +76,12 @@ pub enum ReadError {
     /// Raft has stopped on this member.
     #[error("consensus has stopped on this server")]
     Stopped,
+    /// This member belongs to the cluster no more: what is committed does not come to it.
+    #[error("server {by} says that this server was removed from the cluster for good")]
+    Removed {
+        /// Who says so.
+        by: ServerId,
+    },
 }
 
 /// What became of one attempt.
@@ -87,6 +99,9 @@ enum Attempt {
     Stopped,
     /// Refused now; an earlier attempt may have been accepted before the leader's memory begins.
     Forgotten,
+    /// `by` says that whoever asks, itself or through another member, was removed from the cluster for good, and kept nothing. To a
+    /// release that does not know this answer the outcome is unknown.
+    Removed { by: ServerId },
 }
 
 /// Whom to ask next.
@@ -180,6 +195,7 @@ impl Proposer {
         let until = started + deadline;
         let begun_at = self.applied.borrow().position.index;
         let mut may_be_in_a_log = false;
+        let mut removed_by = None;
         let mut turn = 0;
         loop {
             let leader = self.leader();
@@ -211,12 +227,18 @@ impl Proposer {
                 Attempt::NotLeader | Attempt::NotSent => {}
                 Attempt::Unknown => may_be_in_a_log = true,
                 Attempt::Stopped => return Err(ProposeError::Stopped),
+                // Not the end yet: a proposal whose answer was lost may be this member's own removal, and heartbeats end the rest.
+                Attempt::Removed { by } => removed_by = Some(by),
             }
+            let left = deadline.saturating_sub(started.elapsed());
+            sleep(RETRY_PAUSE.min(left)).await;
+            // After the pause: an attempt begun at the deadline could only be cut off, and its outcome unknown.
             let waited = started.elapsed();
-            match (waited >= deadline, may_be_in_a_log) {
-                (false, _) => sleep(RETRY_PAUSE.min(deadline - waited)).await,
-                (true, true) => return Err(ProposeError::TimedOut { waited }),
-                (true, false) => {
+            match (waited >= deadline, may_be_in_a_log, removed_by) {
+                (false, _, _) => {}
+                (true, true, _) => return Err(ProposeError::TimedOut { waited }),
+                (true, false, Some(by)) => return Err(ProposeError::Removed { by }),
+                (true, false, None) => {
                     return Err(ProposeError::NoLeader {
                         waited,
                         last_leader: leader,
@@ -347,6 +369,10 @@ impl Proposer {
         };
         match answer {
             Ok(reply) => decode(&reply.into_inner().outcome).unwrap_or(Attempt::Unknown),
+            // Of whoever sent this: one that asked it to pass something on is told by an answer.
+            Err(status) if status.code() == Code::NotFound && asked.origin.is_none() => {
+                Attempt::Removed { by: member }
+            }
             // The guard refused: nothing was looked at.
             Err(status)
                 if matches!(
@@ -412,8 +438,12 @@ impl Proposer {
         };
         let outcome = timeout_at(until, reading).await;
         outcome.unwrap_or_else(|_| {
-            Err(ReadError::NoLeader {
-                waited: started.elapsed(),
+            let removers = self.heard.removers();
+            Err(match removers.first() {
+                Some(by) => ReadError::Removed { by: *by },
+                None => ReadError::NoLeader {
+                    waited: started.elapsed(),
+                },
             })
         })
     }
@@ -493,7 +523,14 @@ impl proposals_server::Proposals for ProposalService {
             request.get_ref().from,
             request.get_ref().to,
         )?;
-        self.guard.check_origin(request.get_ref().origin)?;
+        match self.guard.check_origin(request.get_ref().origin) {
+            Ok(()) => {}
+            // Whoever passes it on must know that this is not about itself, to tell the one that asked.
+            Err(status) if status.code() == Code::NotFound => {
+                return answer(&Attempt::Removed { by: self.guard.me });
+            }
+            Err(status) => return Err(status),
+        }
         let request = request.into_inner();
         let proposal: Proposal = decode(&request.proposal)
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
@@ -520,12 +557,10 @@ impl proposals_server::Proposals for ProposalService {
             | Attempt::NotLeader
             | Attempt::NotSent
             | Attempt::Unknown
-            | Attempt::Forgotten) => attempt,
+            | Attempt::Forgotten
+            | Attempt::Removed { .. }) => attempt,
         };
-        let outcome = encode(&attempt).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(ProposeReply {
-            outcome: Bytes::from(outcome),
-        }))
+        answer(&attempt)
     }
 
     async fn read_index(
@@ -554,37 +589,12 @@ impl proposals_server::Proposals for ProposalService {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ways(leader: Option<u64>, near: &[u64]) -> Vec<Route> {
-        let near: Vec<ServerId> = near.iter().copied().map(ServerId).collect();
-        (0..4)
-            .map(|turn| route(ServerId(2), leader.map(ServerId), &near, turn))
-            .collect()
-    }
-
-    #[test]
-    fn whoever_does_not_hear_the_leader_goes_through_a_voter() {
-        let (leader, relay) = (
-            |id| Route::Leader(ServerId(id)),
-            |id| Route::Relay(ServerId(id)),
-        );
-        assert_eq!(ways(Some(2), &[1, 3]), [Route::Here; 4]);
-        assert_eq!(
-            ways(Some(1), &[1, 3]),
-            [leader(1), relay(3), leader(1), relay(3)],
-            "a leader that is heard is asked first"
-        );
-        assert_eq!(ways(Some(1), &[1]), [leader(1); 4]);
-        assert_eq!(
-            ways(Some(1), &[3, 4]),
-            [relay(3), relay(3), relay(4), relay(4)],
-            "the leader is not heard"
-        );
-        assert_eq!(ways(None, &[3]), [relay(3); 4], "no leader is known here");
-        assert_eq!(ways(Some(1), &[]), [leader(1); 4], "just started");
-        assert_eq!(ways(None, &[]), [Route::Nowhere; 4]);
-    }
+fn answer(attempt: &Attempt) -> Result<Response<ProposeReply>, Status> {
+    let outcome = encode(attempt).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Response::new(ProposeReply {
+        outcome: Bytes::from(outcome),
+    }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use consensus::state::{ClusterState, MirrorRecord, ModuleName, ServerId};
 
-use super::refusal::Refusal;
+use super::refusal::{REJOIN, Refusal};
 use crate::daemon::Daemon;
 use crate::member::Member;
 
@@ -18,8 +18,10 @@ pub(super) const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 /// This daemon as a member.
 pub(super) fn require_member(daemon: &Daemon, what: &str) -> Result<Arc<Member>, Refusal> {
     if let Some(why) = daemon.unfit() {
-        return Err(Refusal::not_now(what, format!("this server takes part in nothing: {why}"))
-                .next("skcli cluster leave --alone    then    skcli cluster join ADDRESS TOKEN --replaces ITS-NAME ..."));
+        return Err(
+            Refusal::not_now(what, format!("this server takes part in nothing: {why}"))
+                .next(REJOIN),
+        );
     }
     daemon.member().ok_or_else(|| {
         Refusal::not_now(what, "this server belongs to no cluster")

@@ -13,7 +13,7 @@ use consensus::state::{ClusterState, Command, MemberName, Proposal, ServerId};
 use super::change::{CHANGE_DEADLINE, require_member, require_module};
 use super::cluster::parse;
 use super::plan::{Change, NO_RISK};
-use super::refusal::{Refusal, chain, not_proposed};
+use super::refusal::{Refusal, chain, not_proposed, not_read};
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::renewal;
@@ -49,9 +49,7 @@ async fn change(
     } = asked;
     // What is applied here may be older than what the proposal will meet.
     let before = member.consensus.read_index(CHANGE_DEADLINE).await;
-    let before = before.map_err(|error| {
-        Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
-    })?;
+    let before = before.map_err(|error| not_read(what, &error))?;
     let lines = if dry_run {
         let mut change = Change::new(member, what, author, true).because(verb);
         change.make(command).await?;

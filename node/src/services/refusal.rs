@@ -1,9 +1,12 @@
 //! A refused call: what is true, why, and what to type next, carried in the details of the gRPC status.
 
 use api::v1::Explained;
-use consensus::ProposeError;
+use consensus::{ProposeError, ReadError};
 use prost::Message as _;
 use tonic::{Code, Status};
+
+/// What a server types that is a member no more.
+pub(super) const REJOIN: &str = "skcli cluster leave --alone    then    skcli cluster join ADDRESS TOKEN --replaces ITS-NAME ...";
 
 /// A call that was refused.
 #[derive(Debug, Clone)]
@@ -113,10 +116,46 @@ pub(super) fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
             Refusal::unavailable(what, format!("{error}; it may still be done"))
                 .next("skcli cluster events")
         }
+        ProposeError::Removed { .. } => Refusal::not_now(what, error.to_string()).next(REJOIN),
+    }
+}
+
+/// Why it is not known what is committed, as the answer to `what`.
+pub(super) fn not_read(what: &str, error: &ReadError) -> Refusal {
+    match error {
+        ReadError::NoLeader { .. } | ReadError::Stopped => {
+            Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
+        }
+        ReadError::Removed { .. } => Refusal::not_now(what, error.to_string()).next(REJOIN),
     }
 }
 
 /// The error with all its causes, in one line.
 pub(super) fn chain(error: impl Into<anyhow::Error>) -> String {
     format!("{:#}", error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::state::ServerId;
+
+    use super::*;
+
+    /// Of a server that was removed it was said that there is no leader, and to look at the state of the cluster.
+    #[test]
+    fn regression_who_was_removed_reads_what_to_type() {
+        let by = ServerId(3);
+        let refusals = [
+            not_proposed("nothing was done", &ProposeError::Removed { by }),
+            not_read("nothing was done", &ReadError::Removed { by }),
+        ];
+        for refusal in refusals {
+            assert_eq!(refusal.code, Code::FailedPrecondition);
+            assert_eq!(
+                refusal.why,
+                "server 3 says that this server was removed from the cluster for good"
+            );
+            assert_eq!(refusal.next, REJOIN);
+        }
+    }
 }
