@@ -68,37 +68,62 @@ pub(super) async fn require_module_in_state(
     }
 }
 
-/// The servers a call is about: empty = this one, `*` = all of the module, else the named one.
+/// The servers of `record`, a part of `state`, that a call typed on `me` is about: empty = `me`, `*` = all of the module, else
+/// the named one.
 pub(super) fn servers_named(
-    member: &Member,
+    me: ServerId,
+    state: &ClusterState,
     what: &str,
     record: &MirrorRecord,
     name: &str,
 ) -> Result<Vec<ServerId>, Refusal> {
     match name {
         "*" => Ok(record.hosts().collect()),
-        "" if record.servers.contains(&member.id()) => Ok(vec![member.id()]),
+        "" if record.servers.contains(&me) => Ok(vec![me]),
         "" => {
             let why = format!("module {} has no copy on this server", record.name);
-            Err(Refusal::invalid(what, why).next(servers_of(member, record)))
+            Err(Refusal::invalid(what, why).next(servers_of(state, record)))
         }
         name => {
-            let found = record
-                .hosts()
-                .find(|server| member.name_of(*server) == name);
+            let found = record.hosts().find(|server| state.name_of(*server) == name);
             found.map(|server| vec![server]).ok_or_else(|| {
                 let why = format!("module {} has no copy on \"{name}\"", record.name);
-                Refusal::unknown(what, why).next(servers_of(member, record))
+                Refusal::unknown(what, why).next(servers_of(state, record))
             })
         }
     }
 }
 
 /// How to name a server that has a copy.
-fn servers_of(member: &Member, record: &MirrorRecord) -> String {
-    let names: Vec<String> = record
-        .hosts()
-        .map(|server| member.name_of(server))
-        .collect();
+fn servers_of(state: &ClusterState, record: &MirrorRecord) -> String {
+    let names: Vec<String> = record.hosts().map(|server| state.name_of(server)).collect();
     format!("--server {}", names.join("    or    --server "))
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::state::Command;
+
+    use super::super::story::{S1, S2, Story};
+    use super::*;
+
+    /// Servers were looked for under the names of a later state than the record's.
+    #[test]
+    fn regression_servers_have_the_names_of_the_state_of_the_record() {
+        let mut story = Story::mirrored();
+        let before = story.state.clone();
+        story.apply(Command::ChangeMember {
+            server: S1,
+            name: "other".parse().expect("a name"),
+            addresses: vec![([10, 0, 0, 1], 9453).into()],
+        });
+        for (state, known, unknown) in [(&before, "s1", "other"), (&story.state, "other", "s1")] {
+            let record = state.modules.values().next().expect("a module");
+            let named = |name| servers_named(S2, state, "nothing was done", record, name);
+            assert_eq!(named(known).expect("a server"), [S1]);
+            assert!(named(unknown).is_err());
+            assert_eq!(named("").expect("this one"), [S2]);
+            assert_eq!(named("*").expect("all"), [S1, S2]);
+        }
+    }
 }

@@ -9,10 +9,10 @@ use api::v1::{
     ChangeReply, DiscardDivergedRequest, DivergedFile, DivergedReply, DivergedRequest,
     DivergedServer, DivergedSet,
 };
-use consensus::state::{Command, Epoch, EventKind, MirrorRecord, ServerId};
+use consensus::state::{ClusterState, Command, Epoch, EventKind, MirrorRecord, ServerId};
 use fs_mirror::{Aside, AsideFile, AsideSet};
 
-use super::change::{require_member, require_module, servers_named};
+use super::change::{require_member, require_module_in_state, servers_named};
 use super::plan::Change;
 use super::reach;
 use super::refusal::{Refusal, chain};
@@ -33,19 +33,25 @@ pub(super) async fn everywhere(
 ) -> Result<DivergedReply, Refusal> {
     const WHAT: &str = "there is nothing to list";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module).await?;
+    let (state, record) = require_module_in_state(&member, WHAT, &request.module).await?;
     let mut servers = Vec::new();
     for server in record.hosts() {
         servers.push(if server == member.id() {
-            here(daemon, &member, &record).await?
+            here(daemon, server, &state, &record).await?
         } else {
-            ask(&member, &record, server).await
+            ask(&member, &state, &record, server).await
         });
     }
     Ok(DivergedReply { servers })
 }
 
-async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> DivergedServer {
+/// What `server` says that it keeps of a module of `state`.
+async fn ask(
+    member: &Arc<Member>,
+    state: &ClusterState,
+    record: &MirrorRecord,
+    server: ServerId,
+) -> DivergedServer {
     let asked = async {
         let call = Call::Diverged(DivergedRequest {
             module: record.name.to_string(),
@@ -65,7 +71,7 @@ async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> D
     match tokio::time::timeout(LOOK_DEADLINE, asked).await {
         Ok(Some(reply)) => reply,
         Ok(None) | Err(_) => DivergedServer {
-            server: member.name_of(server),
+            server: state.name_of(server),
             answers: false,
             pending: pending(record, server),
             sets: Vec::new(),
@@ -73,10 +79,11 @@ async fn ask(member: &Arc<Member>, record: &MirrorRecord, server: ServerId) -> D
     }
 }
 
-/// What this server keeps.
+/// What this server, `me`, keeps of a module of `state`.
 pub(super) async fn here(
     daemon: &Daemon,
-    member: &Arc<Member>,
+    me: ServerId,
+    state: &ClusterState,
     record: &MirrorRecord,
 ) -> Result<DivergedServer, Refusal> {
     const WHAT: &str = "what is set aside cannot be listed";
@@ -88,12 +95,12 @@ pub(super) async fn here(
             .map_err(|error| Refusal::failed(WHAT, chain(error)))?,
     };
     Ok(DivergedServer {
-        server: member.name_of(member.id()),
+        server: state.name_of(me),
         answers: true,
-        pending: pending(record, member.id()),
+        pending: pending(record, me),
         sets: sets
             .into_iter()
-            .map(|set| shown(member, record, set))
+            .map(|set| shown(state, record, set))
             .collect(),
     })
 }
@@ -108,8 +115,7 @@ fn pending(record: &MirrorRecord, server: ServerId) -> u64 {
     record.diverged.get(&server).map_or(0, |since| since.0)
 }
 
-fn shown(member: &Member, record: &MirrorRecord, set: AsideSet) -> DivergedSet {
-    let state = member.state();
+fn shown(state: &ClusterState, record: &MirrorRecord, set: AsideSet) -> DivergedSet {
     let force = state.events.iter().find(|event| {
         event.module.as_ref() == Some(&record.name)
             && event.epoch == Some(Epoch(set.since.0))
@@ -147,16 +153,17 @@ pub(super) async fn discard(
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "nothing was discarded";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module).await?;
+    let (state, record) = require_module_in_state(&member, WHAT, &request.module).await?;
     let list = format!("skcli module diverged -m {}", record.name);
-    let server = match servers_named(&member, WHAT, &record, &request.server)?.as_slice() {
+    let named = servers_named(member.id(), &state, WHAT, &record, &request.server)?;
+    let server = match named.as_slice() {
         &[server] => server,
         _ => return Err(Refusal::invalid(WHAT, "name one server").next("--server NAME")),
     };
     let known = if server == member.id() {
-        here(daemon, &member, &record).await?
+        here(daemon, server, &state, &record).await?
     } else {
-        ask(&member, &record, server).await
+        ask(&member, &state, &record, server).await
     };
     if !known.answers {
         let why = format!("{} does not answer", known.server);
@@ -181,9 +188,9 @@ pub(super) async fn discard(
         });
     }
     if server == member.id() {
-        discard_here(daemon, &member, &record, request.id).await
+        discard_here(daemon, &known.server, &record, request.id).await
     } else {
-        discard_at(&member, request, server).await
+        discard_at(&member, request, server, &known.server).await
     }
 }
 
@@ -191,9 +198,9 @@ async fn discard_at(
     member: &Arc<Member>,
     request: DiscardDivergedRequest,
     server: ServerId,
+    name: &str,
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the set is given up, but not removed";
-    let name = member.name_of(server);
     let asked = async {
         match reach::ask(member, server, Call::DiscardDiverged(request), WHAT).await? {
             Outcome::Changed(reply) => Ok(reply),
@@ -201,7 +208,7 @@ async fn discard_at(
             | Outcome::Refused(_)
             | Outcome::Checked(_)
             | Outcome::Report(_)
-            | Outcome::Diverged(_) => Err(reach::nonsense(WHAT, &name)),
+            | Outcome::Diverged(_) => Err(reach::nonsense(WHAT, name)),
         }
     };
     match tokio::time::timeout(DISCARD_DEADLINE, asked).await {
@@ -210,10 +217,10 @@ async fn discard_at(
     }
 }
 
-/// Removes a set of this server.
+/// Removes a set of this server, which is called `name`.
 pub(super) async fn discard_here(
     daemon: &Daemon,
-    member: &Member,
+    name: &str,
     record: &MirrorRecord,
     id: u64,
 ) -> Result<ChangeReply, Refusal> {
@@ -225,7 +232,6 @@ pub(super) async fn discard_here(
             .map_err(|error| Refusal::failed(WHAT, chain(error)))?
             .map_err(|error| Refusal::failed(WHAT, chain(error)))?,
     };
-    let name = member.name_of(member.id());
     let line = if was_there {
         format!("module {}: set {id} on {name} is removed", record.name)
     } else {
@@ -240,4 +246,51 @@ pub(super) async fn discard_here(
         lines: vec![line],
         epoch: record.epoch.0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use consensus::state::Wanted;
+
+    use super::super::story::{S2, Story};
+    use super::*;
+
+    /// The reason of a set was looked for in a later state than its record, where the event was not kept any more.
+    #[test]
+    fn regression_a_set_is_told_with_the_reason_of_its_state() {
+        let mut story = Story::mirrored();
+        story.want(S2, Wanted::Stopped);
+        story.apply(Command::Force {
+            module: story.record().name.clone(),
+            epoch: story.record().epoch,
+            server: S2,
+            reason: "drill".to_owned(),
+        });
+        let state = story.state.clone();
+        for turn in 0..=consensus::state::EVENTS_MAX {
+            let wanted = match turn % 2 {
+                0 => Wanted::Stopped,
+                _ => Wanted::Started,
+            };
+            story.want(super::super::story::S1, wanted);
+        }
+        for (state, is_told) in [(&state, true), (&story.state, false)] {
+            let record = state.modules.values().next().expect("a module");
+            let set = AsideSet {
+                since: fs_mirror::Epoch(pending_of_any(record)),
+                directory: PathBuf::from("/srv/db"),
+                files_total: 0,
+                bytes_total: 0,
+                files: Vec::new(),
+            };
+            let shown = shown(state, record, set);
+            assert_eq!(shown.why.contains("drill"), is_told, "{}", shown.why);
+        }
+    }
+
+    fn pending_of_any(record: &MirrorRecord) -> u64 {
+        record.diverged.values().next().expect("diverged").0
+    }
 }

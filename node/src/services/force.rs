@@ -26,7 +26,7 @@ pub(super) async fn force(
         return Err(no_majority(&member, &record));
     };
     let record = state.modules.get(&record.name).cloned().unwrap_or(record);
-    let servers = servers_named(&member, WHAT, &record, &request.server)?;
+    let servers = servers_named(member.id(), &state, WHAT, &record, &request.server)?;
     let &[server] = servers.as_slice() else {
         let why = "one server leads: name it";
         return Err(Refusal::invalid(WHAT, why).next("--server NAME"));

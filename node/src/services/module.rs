@@ -50,8 +50,8 @@ impl ModuleService {
         what: &str,
     ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
-        let record = require_module(&member, what, &request.module).await?;
-        let servers = servers_named(&member, what, &record, &request.server)?;
+        let (state, record) = require_module_in_state(&member, what, &request.module).await?;
+        let servers = servers_named(member.id(), &state, what, &record, &request.server)?;
         let mut change = Change::new(&member, what, &request.author, request.dry_run);
         let mut done = Vec::new();
         for server in &servers {
@@ -61,7 +61,7 @@ impl ModuleService {
                 wanted,
             };
             change.make(command).await?;
-            let name = member.name_of(*server);
+            let name = state.name_of(*server);
             done.push(format!("module {} on {name}: wanted {wanted}", record.name));
         }
         let lines = change.lines_or(done);
@@ -79,15 +79,15 @@ impl ModuleService {
         what: &str,
     ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
-        let record = require_module(&member, what, &request.module).await?;
-        let servers = servers_named(&member, what, &record, &request.server)?;
+        let (state, record) = require_module_in_state(&member, what, &request.module).await?;
+        let servers = servers_named(member.id(), &state, what, &record, &request.server)?;
         let &[server] = servers.as_slice() else {
             return Err(
                 Refusal::invalid(what, "one server's copy is the good one: name it")
                     .next("--server NAME"),
             );
         };
-        let name = member.name_of(server);
+        let name = state.name_of(server);
         let claim = Command::ClaimFirst {
             module: record.name.clone(),
             epoch: record.epoch,
@@ -299,8 +299,8 @@ impl Module for ModuleService {
         const WHAT: &str = "no secondary was made";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.module).await?;
-        let servers = servers_named(&member, WHAT, &record, &request.server)?;
+        let (state, record) = require_module_in_state(&member, WHAT, &request.module).await?;
+        let servers = servers_named(member.id(), &state, WHAT, &record, &request.server)?;
         if record.primary.is_none() {
             let why = "the module has no primary to copy from";
             return Err(Refusal::not_now(WHAT, why)
@@ -343,9 +343,10 @@ impl Module for ModuleService {
     ) -> Result<Response<ExplainReply>, Status> {
         const WHAT: &str = "there is nothing to explain";
         let member = require_member(&self.daemon, WHAT)?;
-        let record = require_module(&member, WHAT, &request.into_inner().module).await?;
+        let module = request.into_inner().module;
+        let (state, record) = require_module_in_state(&member, WHAT, &module).await?;
         Ok(Response::new(ExplainReply {
-            steps: explain::steps(&member.state(), &record.name),
+            steps: explain::steps(&state, &record.name),
         }))
     }
 }

@@ -20,7 +20,7 @@ use consensus::state::{
 use tonic::{Request, Response, Status};
 
 use super::caller::{Caller, Standing};
-use super::change::{CATCH_UP_MAX, CHANGE_DEADLINE, require_module, require_module_in_state};
+use super::change::{CATCH_UP_MAX, CHANGE_DEADLINE, require_module_in_state};
 use super::cluster::parse;
 use super::errands::Errands;
 use super::module::commit;
@@ -351,8 +351,10 @@ impl Peer for PeerService {
     ) -> Result<Response<DivergedServer>, Status> {
         const WHAT: &str = "there is nothing to list";
         self.require_peer(Caller::of(&request)).await?;
-        let record = require_module(&self.member, WHAT, &request.into_inner().module).await?;
-        let reply = super::diverged::here(&self.daemon, &self.member, &record).await?;
+        let module = request.into_inner().module;
+        let (state, record) = require_module_in_state(&self.member, WHAT, &module).await?;
+        let me = self.member.id();
+        let reply = super::diverged::here(&self.daemon, me, &state, &record).await?;
         Ok(Response::new(reply))
     }
 
@@ -363,9 +365,9 @@ impl Peer for PeerService {
         const WHAT: &str = "nothing was discarded";
         self.require_peer(Caller::of(&request)).await?;
         let request = request.into_inner();
-        let record = require_module(&self.member, WHAT, &request.module).await?;
-        let reply =
-            super::diverged::discard_here(&self.daemon, &self.member, &record, request.id).await?;
+        let (state, record) = require_module_in_state(&self.member, WHAT, &request.module).await?;
+        let name = state.name_of(self.member.id());
+        let reply = super::diverged::discard_here(&self.daemon, &name, &record, request.id).await?;
         Ok(Response::new(reply))
     }
 
