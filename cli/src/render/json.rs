@@ -144,7 +144,7 @@ pub(crate) fn install(name: &str, is_dry_run: bool, reply: &InstallReply) -> Val
 }
 
 pub(crate) fn change(name: &str, is_dry_run: bool, reply: &ChangeReply) -> Value {
-    json!({ "module": name, "dry_run": is_dry_run, "epoch": reply.epoch, "lines": reply.lines })
+    json!({ "module": name, "dry_run": is_dry_run, "epoch": number_or_null(reply.epoch), "lines": reply.lines })
 }
 
 pub(crate) fn log_line(line: &LogLine) -> Value {

@@ -12,6 +12,10 @@ use crate::member::Member;
 /// How long a change looks for a leader before the caller is told.
 pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a change that is committed may take until it is applied here too, before the caller is answered without that. A server
+/// that the leader does not reach still tells the outcome soon.
+pub(super) const APPLIED_HERE_MAX: Duration = Duration::from_secs(1);
+
 /// How long a server that knows nothing of a module, or of a member, looks for a majority that may.
 pub(super) const CATCH_UP_MAX: Duration = Duration::from_secs(3);
 

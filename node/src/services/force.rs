@@ -41,7 +41,9 @@ pub(super) async fn force(
         "" if request.dry_run => "...",
         typed => typed,
     };
-    let mut change = Change::new(&member, WHAT, &request.author, request.dry_run).because(reason);
+    let mut change = Change::new(&member, WHAT, &request.author, request.dry_run)
+        .because(reason)
+        .awaited();
     change
         .make(Command::Force {
             module: record.name.clone(),
@@ -78,7 +80,7 @@ pub(super) async fn force(
         servers: &servers,
         wanted: Wanted::Started,
     };
-    settled(daemon, &member, &waited, goal, lines).await
+    settled(daemon, &member, &waited, &change, goal, lines).await
 }
 
 /// What to type when the server has nothing that could lead: how the copy that is whole comes back, and how to give it up.

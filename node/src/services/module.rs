@@ -52,7 +52,7 @@ impl ModuleService {
         let member = require_member(&self.daemon, what)?;
         let (state, record) = require_module_in_state(&member, what, &request.module).await?;
         let servers = servers_named(member.id(), &state, what, &record, &request.server)?;
-        let mut change = Change::new(&member, what, &request.author, request.dry_run);
+        let mut change = Change::new(&member, what, &request.author, request.dry_run).awaited();
         let mut done = Vec::new();
         for server in &servers {
             let command = Command::SetWanted {
@@ -70,7 +70,7 @@ impl ModuleService {
             servers: &servers,
             wanted,
         };
-        settled(&self.daemon, &member, &request, goal, lines).await
+        settled(&self.daemon, &member, &request, &change, goal, lines).await
     }
 
     async fn claim_first(
@@ -93,7 +93,7 @@ impl ModuleService {
             epoch: record.epoch,
             server,
         };
-        let mut change = Change::new(&member, what, &request.author, request.dry_run);
+        let mut change = Change::new(&member, what, &request.author, request.dry_run).awaited();
         let lacks_writes = !record.in_sync.is_empty() && !record.in_sync.contains(&server);
         change.make(claim).await.map_err(|refusal| {
             if lacks_writes {
@@ -111,7 +111,7 @@ impl ModuleService {
             servers: &servers,
             wanted: Wanted::Started,
         };
-        settled(&self.daemon, &member, &request, goal, lines).await
+        settled(&self.daemon, &member, &request, &change, goal, lines).await
     }
 }
 
@@ -359,11 +359,12 @@ pub(super) struct Settling<'a> {
     pub(super) wanted: Wanted,
 }
 
-/// The answer to a change, once it has come about when the caller wants to wait for that.
+/// The answer to `change`, once it has come about when the caller wants to wait for that.
 pub(super) async fn settled(
     daemon: &Arc<Daemon>,
     member: &Arc<Member>,
     request: &ModuleRequest,
+    change: &Change<'_>,
     goal: Settling<'_>,
     mut lines: Vec<String>,
 ) -> Result<ChangeReply, Refusal> {
@@ -372,15 +373,15 @@ pub(super) async fn settled(
         servers,
         wanted,
     } = goal;
+    let mut epoch = change.epoch_of(module);
     if request.wait_s > 0 && !request.dry_run {
         let deadline = Duration::from_secs(request.wait_s);
         lines.extend(state::wait_until(daemon, member, module, servers, wanted, deadline).await?);
+        // What came about may have changed the roles again.
+        let now = member.state();
+        let now = now.modules.get(module).map_or(0, |record| record.epoch.0);
+        epoch = if epoch == 0 { 0 } else { now };
     }
-    let epoch = member
-        .state()
-        .modules
-        .get(module)
-        .map_or(0, |record| record.epoch.0);
     Ok(ChangeReply { lines, epoch })
 }
 

@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use consensus::state::{
-    ClusterState, Command, MemberKind, MirrorRecord, Proposal, ServerId, StepDownReason, Wanted,
+    ClusterState, Command, MemberKind, MirrorRecord, ModuleName, Proposal, Rejection, ServerId,
+    StepDownReason, Wanted,
 };
+use consensus::{Applied, ProposeError};
 
-use super::change::CHANGE_DEADLINE;
-use super::refusal::{Refusal, not_proposed};
+use super::change::{APPLIED_HERE_MAX, CHANGE_DEADLINE};
+use super::refusal::{NO_MAJORITY, Refusal, not_proposed};
 use crate::member::{Member, unix_ms};
 
 /// What is said when nothing is at risk.
@@ -27,9 +29,60 @@ pub(super) struct Change<'a> {
     what: &'a str,
     author: &'a str,
     evidence: &'a str,
-    /// The state it would lead to, when it is only shown.
-    shown: Option<ClusterState>,
+    /// What was known here when it was asked for.
+    before: Arc<ClusterState>,
+    /// What it would lead to, when it is only shown.
+    shown: Option<Shown>,
+    /// Each command is waited for until it is applied here too.
+    awaits: bool,
+    /// A state with everything in it that was made; `None`: not waited for, or not here yet.
+    applied: Option<Arc<ClusterState>>,
     risks: Vec<String>,
+}
+
+/// What a change would lead to from one state: whatever is applied meanwhile, only that state is compared with.
+struct Shown {
+    before: Arc<ClusterState>,
+    after: ClusterState,
+    /// The entry it would be.
+    index: u64,
+}
+
+impl Shown {
+    fn on(applied: &Applied) -> Self {
+        Self {
+            before: Arc::clone(&applied.state),
+            after: ClusterState::clone(&applied.state),
+            index: applied.position.index + 1,
+        }
+    }
+
+    fn apply(&mut self, proposal: &Proposal) -> Result<(), Rejection> {
+        self.after.apply(self.index, proposal)?;
+        follow(&mut self.after, self.index);
+        Ok(())
+    }
+
+    /// What would be recorded and what is at risk; `risks` are those that the state does not show.
+    fn lines(&self, risks_besides: &[String]) -> Vec<String> {
+        let Self { before, after, .. } = self;
+        let mut lines: Vec<String> = after
+            .events
+            .iter()
+            .filter(|event| event.id > before.last_event)
+            .map(|event| format!("would be: {event}"))
+            .collect();
+        lines.extend(new_votes(before, after));
+        if lines.is_empty() {
+            lines.push("nothing would change: it is so already".to_owned());
+        }
+        let risks: Vec<String> = [risks_besides, &risks(before, after)[..]].concat();
+        if risks.is_empty() {
+            lines.push(NO_RISK.to_owned());
+        }
+        lines.extend(risks.into_iter().map(|risk| format!("risk: {risk}")));
+        lines
+    }
 }
 
 impl<'a> Change<'a> {
@@ -40,13 +93,26 @@ impl<'a> Change<'a> {
         author: &'a str,
         is_dry_run: bool,
     ) -> Self {
+        let applied = member.consensus.watch().borrow().clone();
         Self {
             member,
             what,
             author: if author.is_empty() { "unknown" } else { author },
             evidence: "command",
-            shown: is_dry_run.then(|| ClusterState::clone(&member.state())),
+            shown: is_dry_run.then(|| Shown::on(&applied)),
+            before: applied.state,
+            awaits: false,
+            applied: None,
             risks: Vec::new(),
+        }
+    }
+
+    /// What is committed is waited for until it is applied here too, for a moment: what is told afterwards, the epoch above all, is
+    /// of a state with the change in it.
+    pub(super) fn awaited(self) -> Self {
+        Self {
+            awaits: true,
+            ..self
         }
     }
 
@@ -66,29 +132,49 @@ impl<'a> Change<'a> {
     /// It was refused, or would be.
     pub(super) async fn make(&mut self, command: Command) -> Result<(), Refusal> {
         self.risks
-            .extend(risk_of(&command, |server| self.member.name_of(server)));
+            .extend(risk_of(&command, |server| self.before.name_of(server)));
         let proposal = self.member.proposal_by(command, self.author, self.evidence);
         match &mut self.shown {
-            None => self
-                .member
-                .consensus
-                .propose(proposal, CHANGE_DEADLINE)
-                .await
-                .map(drop)
-                .map_err(|error| match self.member.lease_remaining() {
-                    Some(_) => not_proposed(self.what, &error),
-                    None => not_proposed(self.what, &error)
-                        .also("no majority of the voters answers this server"),
-                }),
-            Some(state) => {
-                let index = self.member.consensus.status().applied_index + 1;
-                state
-                    .apply(index, &proposal)
-                    .map_err(|rejection| Refusal::not_now(self.what, rejection.to_string()))?;
-                follow(state, index);
+            None => self.propose(proposal).await,
+            Some(shown) => shown
+                .apply(&proposal)
+                .map_err(|rejection| Refusal::not_now(self.what, rejection.to_string())),
+        }
+    }
+
+    async fn propose(&mut self, proposal: Proposal) -> Result<(), Refusal> {
+        let consensus = &self.member.consensus;
+        let outcome = if self.awaits {
+            let done = consensus.propose_and_apply(proposal, CHANGE_DEADLINE, APPLIED_HERE_MAX);
+            done.await.map(|(_, applied)| applied)
+        } else {
+            let done = consensus.propose(proposal, CHANGE_DEADLINE);
+            done.await.map(|_| None)
+        };
+        match outcome {
+            Ok(applied) => {
+                self.applied = applied;
                 Ok(())
             }
+            Err(error @ (ProposeError::Rejected(_) | ProposeError::Removed { .. })) => {
+                Err(not_proposed(self.what, &error))
+            }
+            Err(error) if self.member.lease_remaining().is_some() => {
+                Err(not_proposed(self.what, &error))
+            }
+            Err(error) => Err(not_proposed(self.what, &error).also(NO_MAJORITY)),
         }
+    }
+
+    /// The epoch of the module with everything in it that was made, or, when it is only shown, the one that it has; 0: not known
+    /// here yet, or the module is gone.
+    pub(super) fn epoch_of(&self, module: &ModuleName) -> u64 {
+        let state = match &self.shown {
+            Some(_) => Some(&self.before),
+            None => self.applied.as_ref(),
+        };
+        let record = state.and_then(|state| state.modules.get(module));
+        record.map_or(0, |record| record.epoch.0)
     }
 
     /// What would be done and what it risks; `done`, when it was done.
@@ -104,25 +190,7 @@ impl<'a> Change<'a> {
     pub(super) fn lines(&self) -> Vec<String> {
         match &self.shown {
             None => Vec::new(),
-            Some(after) => {
-                let before = self.member.state();
-                let mut lines: Vec<String> = after
-                    .events
-                    .iter()
-                    .filter(|event| event.id > before.last_event)
-                    .map(|event| format!("would be: {event}"))
-                    .collect();
-                lines.extend(new_votes(&before, after));
-                if lines.is_empty() {
-                    lines.push("nothing would change: it is so already".to_owned());
-                }
-                let risks: Vec<String> = [&self.risks[..], &risks(&before, after)[..]].concat();
-                if risks.is_empty() {
-                    lines.push(NO_RISK.to_owned());
-                }
-                lines.extend(risks.into_iter().map(|risk| format!("risk: {risk}")));
-                lines
-            }
+            Some(shown) => shown.lines(&self.risks),
         }
     }
 }

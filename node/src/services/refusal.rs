@@ -7,6 +7,8 @@ use tonic::{Code, Status};
 
 /// What a server types that is a member no more.
 pub(super) const REJOIN: &str = "skcli cluster leave --alone    then    skcli cluster join ADDRESS TOKEN --replaces ITS-NAME ...";
+/// Why nothing can be decided.
+pub(super) const NO_MAJORITY: &str = "no majority of the voters answers this server";
 
 /// A call that was refused.
 #[derive(Debug, Clone)]

@@ -91,3 +91,45 @@ fn changing_nothing_risks_nothing() {
     assert_eq!(risks(&story.state, &story.state), Vec::<String>::new());
     assert!(next(&story.state, story.record()).is_none());
 }
+
+/// What was applied between the making of a plan and its telling was left out of it, and named by another state.
+#[test]
+fn regression_a_plan_is_compared_with_the_state_it_was_made_on() {
+    let mut story = Story::mirrored();
+    let applied = Applied {
+        position: consensus::LogPosition {
+            term: 1,
+            index: story.index,
+        },
+        state: Arc::new(story.state.clone()),
+    };
+    let mut shown = Shown::on(&applied);
+    let command = Command::SetWanted {
+        module: story.record().name.clone(),
+        server: S2,
+        wanted: Wanted::Stopped,
+    };
+    let proposal = Proposal {
+        command,
+        author: "ann".to_owned(),
+        evidence: "command".to_owned(),
+        at_unix_ms: unix_ms(),
+    };
+    shown.apply(&proposal).expect("it would be accepted");
+    // Others go on meanwhile.
+    story.want(S1, Wanted::Stopped);
+    story.want(S1, Wanted::Started);
+    drop(applied);
+    let lines = shown.lines(&["one that no state shows".to_owned()]);
+    let (planned, risks): (Vec<_>, Vec<_>) = lines
+        .iter()
+        .partition(|line| line.starts_with("would be: "));
+    assert!(!planned.is_empty(), "{lines:?}");
+    assert_eq!(
+        risks,
+        [
+            "risk: one that no state shows",
+            "risk: only the copy of db on s1 gets new writes: while it is lost, db waits for it"
+        ]
+    );
+}
