@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::state::{ClusterState, MirrorRecord, ModuleName, ServerId};
+use consensus::{ProposeError, ReadError};
 
-use super::refusal::{REJOIN, Refusal};
+use super::refusal::{NO_MAJORITY, REJOIN, Refusal, not_proposed, not_read};
 use crate::daemon::Daemon;
 use crate::member::Member;
 
@@ -51,25 +52,76 @@ pub(super) async fn require_module_in_state(
     what: &str,
     name: &str,
 ) -> Result<(Arc<ClusterState>, MirrorRecord), Refusal> {
-    let unknown = |why: String| Refusal::unknown(what, why).next("skcli module list");
     let Ok(parsed) = name.parse::<ModuleName>() else {
-        return Err(unknown(format!("there is no module \"{name}\"")));
+        return Err(no_module(what, name));
     };
-    let in_state = |state: Arc<ClusterState>| {
-        let record = state.modules.get(&parsed).cloned()?;
-        Some((state, record))
-    };
-    if let Some(found) = in_state(member.state()) {
+    if let Ok(found) = module_in(member.state(), what, &parsed) {
         return Ok(found);
     }
     match member.consensus.read_index(CATCH_UP_MAX).await {
-        Ok(state) => {
-            in_state(state).ok_or_else(|| unknown(format!("there is no module \"{name}\"")))
+        Ok(newest) => module_in(newest, what, &parsed),
+        Err(error) => {
+            let why = format!(
+                "this server knows no module \"{name}\", and may not have heard of the newest: {error}"
+            );
+            Err(Refusal::unknown(what, why).next("skcli module list"))
         }
-        Err(error) => Err(unknown(format!(
-            "this server knows no module \"{name}\", and may not have heard of the newest: {error}"
-        ))),
     }
+}
+
+/// As [`require_module_in_state`], of a state that has everything in it that was committed when this was called: for what is decided
+/// on the record. The change before may have been typed here and not be applied here yet, for only the leader applies it before
+/// the answer (R13).
+pub(super) async fn newest_module(
+    member: &Member,
+    what: &str,
+    name: &str,
+) -> Result<(Arc<ClusterState>, MirrorRecord), Refusal> {
+    let (_, known) = require_module_in_state(member, what, name).await?;
+    match member.consensus.read_index(CHANGE_DEADLINE).await {
+        Ok(newest) => module_in(newest, what, &known.name),
+        Err(ReadError::NoLeader { waited }) if member.lease_remaining().is_none() => {
+            let last_leader = member.consensus.status().leader;
+            let no_leader = ProposeError::NoLeader {
+                waited,
+                last_leader,
+            };
+            Err(not_proposed(what, &no_leader).also(NO_MAJORITY))
+        }
+        Err(error) => Err(not_read(what, &error)),
+    }
+}
+
+/// As [`newest_module`]; where no majority says what is newest, what is known here, for those who decide by themselves whether it
+/// still counts: a primary alone needs nobody (R6).
+pub(super) async fn newest_module_heard_of(
+    member: &Member,
+    what: &str,
+    name: &str,
+) -> Result<(Arc<ClusterState>, MirrorRecord), Refusal> {
+    let known = require_module_in_state(member, what, name).await?;
+    if member.lease_remaining().is_none() {
+        return Ok(known);
+    }
+    match member.consensus.read_index(CATCH_UP_MAX).await {
+        Ok(newest) => module_in(newest, what, &known.1.name),
+        Err(_) => Ok(known),
+    }
+}
+
+fn module_in(
+    state: Arc<ClusterState>,
+    what: &str,
+    name: &ModuleName,
+) -> Result<(Arc<ClusterState>, MirrorRecord), Refusal> {
+    let record = state.modules.get(name).cloned();
+    record
+        .map(|record| (state, record))
+        .ok_or_else(|| no_module(what, name.as_ref()))
+}
+
+fn no_module(what: &str, name: &str) -> Refusal {
+    Refusal::unknown(what, format!("there is no module \"{name}\"")).next("skcli module list")
 }
 
 /// The servers of `record`, a part of `state`, that a call typed on `me` is about: empty = `me`, `*` = all of the module, else

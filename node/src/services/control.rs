@@ -7,10 +7,10 @@ use api::peer::v1::relay_reply::Outcome;
 use api::peer::v1::relay_request::Call;
 use api::peer::v1::{ControlRequest, Verb};
 use api::v1::{ChangeReply, ModuleRequest};
-use consensus::state::{Command, VACANT};
+use consensus::state::{ClusterState, Command, Epoch, ModuleName, VACANT};
 use tokio::sync::oneshot;
 
-use super::change::{require_member, require_module};
+use super::change::{newest_module_heard_of, require_member, require_module};
 use super::plan::Change;
 use super::reach;
 use super::refusal::Refusal;
@@ -30,7 +30,7 @@ pub(super) async fn at_primary(
     what: &str,
 ) -> Result<ChangeReply, Refusal> {
     let member = require_member(daemon, what)?;
-    let record = require_module(&member, what, &request.module).await?;
+    let (state, record) = newest_module_heard_of(&member, what, &request.module).await?;
     let Some(primary) = record.primary else {
         return Err(Refusal::not_now(what, "the module has no primary")
             .next(format!("skcli module state -m {}", record.name)));
@@ -52,7 +52,7 @@ pub(super) async fn at_primary(
         | Outcome::Refused(_)
         | Outcome::Checked(_)
         | Outcome::Report(_)
-        | Outcome::Diverged(_) => Err(reach::nonsense(what, &member.name_of(primary))),
+        | Outcome::Diverged(_) => Err(reach::nonsense(what, &state.name_of(primary))),
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn control_here(
 async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the roles were not exchanged";
     let member = require_member(daemon, WHAT)?;
-    let record = require_module(&member, WHAT, &request.module).await?;
+    let (_, record) = newest_module_heard_of(&member, WHAT, &request.module).await?;
     let state_command = format!("skcli module state -m {}", record.name);
     if record.in_sync.len() < 2 {
         return Err(
@@ -99,25 +99,37 @@ async fn swap_here(daemon: &Arc<Daemon>, request: &ControlRequest) -> Result<Cha
     let (done, answer) = oneshot::channel();
     ask_agent(daemon, &record.name, agent::Request::Swap { done }, WHAT)?;
     match tokio::time::timeout(CONTROL_DEADLINE, answer).await {
-        Ok(Ok(Ok(epoch))) => {
-            let state = member.state();
-            let name = state
-                .modules
-                .get(&record.name)
-                .and_then(|record| record.primary)
-                .map(|primary| state.name_of(primary))
-                .unwrap_or_default();
-            Ok(ChangeReply {
-                lines: vec![format!("module {}: {name} is primary", record.name)],
-                epoch: epoch.0,
-            })
-        }
+        Ok(Ok(Ok(epoch))) => Ok(ChangeReply {
+            lines: vec![swapped(&member.state(), &record.name, epoch)],
+            epoch: epoch.0,
+        }),
         Ok(Ok(Err(refused))) => {
             Err(Refusal::not_now(WHAT, refused.to_string()).next(state_command))
         }
         Ok(Err(_)) | Err(_) => {
             Err(Refusal::unavailable(WHAT, "the agent did not finish").next(state_command))
         }
+    }
+}
+
+/// Who leads by the record of `epoch`, which is the one of `state` or of before it.
+fn swapped(state: &ClusterState, module: &ModuleName, epoch: Epoch) -> String {
+    let record = state.modules.get(module);
+    if let Some(record) = record.filter(|record| record.epoch == epoch) {
+        return match record.primary {
+            Some(primary) => format!("module {module}: {} is primary", state.name_of(primary)),
+            None => format!("module {module}: nobody is primary"),
+        };
+    }
+    // The roles have changed again since.
+    let event = state.events.iter().find(|event| {
+        event.module.as_ref() == Some(module)
+            && event.epoch == Some(epoch)
+            && event.kind.moves_primary()
+    });
+    match event {
+        Some(event) => format!("module {module}: {}", event.kind),
+        None => format!("module {module}: the roles have changed"),
     }
 }
 
@@ -182,5 +194,37 @@ fn ask_agent(
             what,
             "the module has no agent on this server",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::{S1, S2, Story};
+    use super::*;
+
+    /// The epoch of the switchover was told with the name of whoever led when the answer was made.
+    #[test]
+    fn regression_a_switchover_is_told_with_the_primary_of_its_epoch() {
+        let mut story = Story::mirrored();
+        let (module, asked_at) = (story.record().name.clone(), story.record().epoch);
+        let mut switch = |from, to| {
+            let epoch = story.record().epoch;
+            let module = module.clone();
+            story.apply(Command::Switchover {
+                module,
+                epoch,
+                from,
+                to,
+            });
+            (story.state.clone(), story.record().epoch)
+        };
+        let (state, epoch) = switch(S1, S2);
+        assert!(epoch > asked_at);
+        assert_eq!(swapped(&state, &module, epoch), "module db: s2 is primary");
+        let (later, _) = switch(S2, S1);
+        assert_eq!(
+            swapped(&later, &module, epoch),
+            "module db: planned switchover: s2 is primary, s1 secondary"
+        );
     }
 }

@@ -35,9 +35,20 @@ struct Asked<'a> {
     verb: &'a str,
 }
 
-/// Does it, or says what it would do and risks: the very rules that would decide are asked.
+/// A state with everything in it that was committed when this was called: what is applied here may be older than what a proposal
+/// will meet, and not know a member that has just joined, or its new name (R13).
+pub(super) async fn newest_state(
+    member: &Member,
+    what: &str,
+) -> Result<Arc<ClusterState>, Refusal> {
+    let newest = member.consensus.read_index(CHANGE_DEADLINE).await;
+    newest.map_err(|error| not_read(what, &error))
+}
+
+/// Does it, or says what it would do to the newest state and risks: the very rules that would decide are asked.
 async fn change(
     member: &Arc<Member>,
+    before: &ClusterState,
     asked: Asked<'_>,
     dry_run: bool,
 ) -> Result<ChangeReply, Refusal> {
@@ -47,16 +58,13 @@ async fn change(
         author,
         verb,
     } = asked;
-    // What is applied here may be older than what the proposal will meet.
-    let before = member.consensus.read_index(CHANGE_DEADLINE).await;
-    let before = before.map_err(|error| not_read(what, &error))?;
     let lines = if dry_run {
         let mut change = Change::new(member, what, author, true).because(verb);
         change.make(command).await?;
         change.lines()
     } else {
         let proposal = member.proposal_by(command, author, verb);
-        let lines = outcome_on(&before, &proposal).map_err(|why| Refusal::not_now(what, why))?;
+        let lines = outcome_on(before, &proposal).map_err(|why| Refusal::not_now(what, why))?;
         let proposed = member.consensus.propose(proposal, CHANGE_DEADLINE).await;
         proposed.map_err(|error| not_proposed(what, &error))?;
         lines
@@ -85,8 +93,7 @@ fn outcome_on(state: &ClusterState, proposal: &Proposal) -> Result<Vec<String>, 
 }
 
 /// The member with this name.
-pub(super) fn named(member: &Member, what: &str, name: &str) -> Result<ServerId, Refusal> {
-    let state = member.state();
+pub(super) fn named(state: &ClusterState, what: &str, name: &str) -> Result<ServerId, Refusal> {
     let found = state.members.values().find(|m| m.name.as_str() == name);
     found.map(|found| found.id).ok_or_else(|| {
         Refusal::unknown(what, format!("there is no member \"{name}\"")).next("skcli cluster state")
@@ -99,8 +106,9 @@ pub(super) async fn remove(
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the member was not removed";
     let member = require_member(daemon, WHAT)?;
+    let state = newest_state(&member, WHAT).await?;
     let command = Command::ForgetMember {
-        server: named(&member, WHAT, &request.member)?,
+        server: named(&state, WHAT, &request.member)?,
         accept_loss: request.accept_loss,
     };
     let asked = Asked {
@@ -109,7 +117,7 @@ pub(super) async fn remove(
         author: &request.author,
         verb: "skcli cluster remove",
     };
-    change(&member, asked, request.dry_run).await
+    change(&member, &state, asked, request.dry_run).await
 }
 
 pub(super) async fn set(
@@ -118,8 +126,8 @@ pub(super) async fn set(
 ) -> Result<ChangeReply, Refusal> {
     const WHAT: &str = "the member was not changed";
     let member = require_member(daemon, WHAT)?;
-    let server = named(&member, WHAT, &request.member)?;
-    let state = member.state();
+    let state = newest_state(&member, WHAT).await?;
+    let server = named(&state, WHAT, &request.member)?;
     let Some(now) = state.members.get(&server) else {
         return Err(Refusal::unknown(WHAT, "the member has just left"));
     };
@@ -145,7 +153,7 @@ pub(super) async fn set(
         author: &request.author,
         verb: "skcli cluster set",
     };
-    change(&member, asked, request.dry_run).await
+    change(&member, &state, asked, request.dry_run).await
 }
 
 /// A second copy for a module that has a vacant place.
@@ -156,9 +164,10 @@ pub(super) async fn place(
     const WHAT: &str = "no copy was placed";
     let member = require_member(daemon, WHAT)?;
     let record = require_module(&member, WHAT, &request.module).await?;
+    let state = newest_state(&member, WHAT).await?;
     let server = match request.server.as_str() {
         "" => member.id(),
-        name => named(&member, WHAT, name)?,
+        name => named(&state, WHAT, name)?,
     };
     let command = Command::PlaceCopy {
         module: record.name,
@@ -170,7 +179,7 @@ pub(super) async fn place(
         author: &request.author,
         verb: "skcli module place",
     };
-    change(&member, asked, request.dry_run).await
+    change(&member, &state, asked, request.dry_run).await
 }
 
 /// A new certificate before its time, to see that it works. The key stays the same and the former certificate is not revoked:
@@ -232,10 +241,15 @@ pub(super) async fn leave(
             epoch: 0,
         }
     } else if request.dry_run {
-        change(&member, asked, true).await?
+        let state = newest_state(&member, WHAT).await?;
+        change(&member, &state, asked, true).await?
     } else {
         daemon.set_asked_to_leave(true);
-        match change(&member, asked, false).await {
+        let left = async {
+            let state = newest_state(&member, WHAT).await?;
+            change(&member, &state, asked, false).await
+        };
+        match left.await {
             Ok(reply) => reply,
             // The others' word that it is a member no more came before the answer.
             Err(_) if daemon.unfit().is_some() => ChangeReply {

@@ -16,7 +16,8 @@ use module::Package;
 use tonic::{Request, Response, Status};
 
 use super::change::{
-    CHANGE_DEADLINE, require_member, require_module, require_module_in_state, servers_named,
+    CHANGE_DEADLINE, newest_module, require_member, require_module, require_module_in_state,
+    servers_named,
 };
 use super::cluster::parse;
 use super::plan::Change;
@@ -79,7 +80,7 @@ impl ModuleService {
         what: &str,
     ) -> Result<ChangeReply, Refusal> {
         let member = require_member(&self.daemon, what)?;
-        let (state, record) = require_module_in_state(&member, what, &request.module).await?;
+        let (state, record) = newest_module(&member, what, &request.module).await?;
         let servers = servers_named(member.id(), &state, what, &record, &request.server)?;
         let &[server] = servers.as_slice() else {
             return Err(
@@ -299,7 +300,7 @@ impl Module for ModuleService {
         const WHAT: &str = "no secondary was made";
         let request = request.into_inner();
         let member = require_member(&self.daemon, WHAT)?;
-        let (state, record) = require_module_in_state(&member, WHAT, &request.module).await?;
+        let (state, record) = newest_module(&member, WHAT, &request.module).await?;
         let servers = servers_named(member.id(), &state, WHAT, &record, &request.server)?;
         if record.primary.is_none() {
             let why = "the module has no primary to copy from";

@@ -140,7 +140,11 @@ impl PeerService {
             gone => Command::ReplaceMember {
                 token: token.hash(),
                 member,
-                replaces: members::named(&self.member, WHAT, gone)?,
+                replaces: members::named(
+                    &*members::newest_state(&self.member, WHAT).await?,
+                    WHAT,
+                    gone,
+                )?,
                 accept_loss: request.accept_loss,
             },
         };
@@ -187,10 +191,7 @@ impl PeerService {
         command: Command,
         author: &str,
     ) -> Result<EnrolReply, Refusal> {
-        let newest = self.member.consensus.read_index(CHANGE_DEADLINE).await;
-        newest.map_err(|error| {
-            Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
-        })?;
+        members::newest_state(&self.member, what).await?;
         let mut change = Change::new(&self.member, what, author, true);
         let made = change.make(command).await;
         made.map_err(|refusal| refusal.next("skcli cluster token    (on a member)"))?;
@@ -206,10 +207,7 @@ impl PeerService {
         if self.member.state().tokens.contains_key(&hash) {
             return Ok(());
         }
-        let newest = self.member.consensus.read_index(CHANGE_DEADLINE).await;
-        let newest = newest.map_err(|error| {
-            Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
-        })?;
+        let newest = members::newest_state(&self.member, what).await?;
         if newest.tokens.contains_key(&hash) {
             return Ok(());
         }
