@@ -19,6 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::aside::Aside;
 use crate::epoch::Epoch;
 use crate::mount::table;
+use crate::replication::secondary::object::Inode;
 use disk::Disk;
 pub use epoch_file::EpochError;
 use epoch_file::EpochFile;
@@ -35,6 +36,8 @@ pub struct CopyConfig {
     pub directory: PathBuf,
     /// Where the copy keeps its own files; made when missing. Never inside the replicated directory.
     pub state_dir: PathBuf,
+    /// Where it notes what is true until the machine starts again, `/run/sidekick`; made when missing.
+    pub run_dir: PathBuf,
 }
 
 /// Why a directory cannot be replicated.
@@ -107,11 +110,13 @@ impl Copy {
         let root = open_root(&directory)?;
         check_proc()?;
         create_state_dir(&config.state_dir, &directory)?;
-        let disk = Disk::open(&root, &config.state_dir).map_err(|errno| OpenError::Io {
-            action: "open",
-            path: directory.clone(),
-            source: errno.into(),
-        })?;
+        create_state_dir(&config.run_dir, &directory)?;
+        let disk =
+            Disk::open(&root, &config.run_dir, &directory).map_err(|errno| OpenError::Io {
+                action: "open",
+                path: directory.clone(),
+                source: errno.into(),
+            })?;
         let epoch = EpochFile::open(&config.state_dir).map_err(OpenError::Epoch)?;
         raise_descriptor_limit();
         let aside = Aside::locate(&directory, &config.state_dir);
@@ -144,30 +149,45 @@ impl Copy {
     ///
     /// # Errors
     /// The disk failed, perhaps before this call. The system says so once, and a later success means nothing (R11): every sync fails
-    /// from then on, until [`Copy::forget_failed_sync`].
+    /// from then on, until the copy is compared, or no other one counts ([`Copy::go_on_alone`]).
     pub fn sync(&self) -> Result<(), Errno> {
         self.disk.sync()
     }
 
-    /// The disk below this copy failed: every sync fails from then on, until [`Copy::forget_failed_sync`], and the copy is doubted until
-    /// [`Copy::set_whole`], over restarts too.
+    /// The disk below this copy failed: what is read of it may not be on the disk from then on, until it was written anew
+    /// ([`Copy::set_whole`]), by whatever daemon, as long as the machine runs.
     pub fn note_disk_failure(&self, errno: Errno) {
         self.disk.note_failure(errno);
     }
 
-    /// What this copy lacks on its disk does not matter: its comparison begins, or no other copy counts.
-    pub fn forget_failed_sync(&self) {
-        self.disk.forget_failure();
+    /// No other copy counts: what this one lacks on its disk is in no better place.
+    pub fn go_on_alone(&self) {
+        self.disk.go_on_alone();
     }
 
-    /// What is read of this copy may not be on its disk: a comparison begins with empty files.
+    /// It is compared from now on.
+    pub(crate) fn begin_rewriting(&self) {
+        self.disk.begin_rewriting();
+    }
+
+    /// What is read of this copy may not be on its disk.
     pub fn is_doubted(&self) -> bool {
         self.disk.is_doubted()
     }
 
-    /// It was compared, and everything is on its disk: it is doubted no more, unless the disk failed meanwhile.
+    /// It counts beside another one: when it was compared before, and nothing failed since, it is doubted no more.
     pub fn set_whole(&self) {
-        self.disk.lift_doubt();
+        self.disk.end_rewriting();
+    }
+
+    /// The content of this file may not be on the disk.
+    pub(crate) fn must_be_rewritten(&self, file: Inode) -> bool {
+        self.disk.must_be_rewritten(file.key())
+    }
+
+    /// The content of this file was given up.
+    pub(crate) fn set_rewritten(&self, file: Inode) {
+        self.disk.set_rewritten(file.key());
     }
 
     /// What was set aside of this copy.

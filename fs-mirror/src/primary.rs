@@ -407,6 +407,11 @@ impl Primary {
         })
     }
 
+    /// What is read of this copy may not be on its disk.
+    pub fn is_doubted(&self) -> bool {
+        self.copy.is_doubted()
+    }
+
     /// How far the last resync is, or was; all zero before the first.
     pub fn progress(&self) -> Progress {
         let shown = self.shown.lock().clone();

@@ -150,6 +150,10 @@ impl Secondary {
             return Err(AcceptError::Busy { session });
         }
         running.finish();
+        // What the session before was told late of the disk is known by now.
+        if hello.start == Start::Compare {
+            self.copy.begin_rewriting();
+        }
         let (events, id) = (self.events.clone(), hello.session);
         let on_end =
             Box::new(move |cause| events(SecondaryEvent::SessionEnded { session: id, cause }));
@@ -173,9 +177,15 @@ impl Secondary {
         Ok(())
     }
 
-    /// This copy is whole and on its disk: nothing has to be set aside any more, and it is not doubted.
+    /// Nothing is applied or acknowledged any more until another session begins: this copy must not count.
+    pub fn end_session(&self) {
+        if let Some(followed) = &self.running.lock().session {
+            followed.session.close();
+        }
+    }
+
+    /// This copy is whole: nothing has to be set aside any more.
     pub fn set_whole(&self) {
-        self.copy.set_whole();
         if let Some(followed) = &self.running.lock().session {
             followed.session.set_whole();
         }

@@ -71,9 +71,14 @@ impl Paths {
         self.module(name).join(format!("package-{hash}"))
     }
 
+    /// What lives until the machine starts again.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run/sidekick")
+    }
+
     /// Where skcli finds this daemon.
     pub fn control_socket(&self) -> PathBuf {
-        self.root.join("run/sidekick/control.sock")
+        self.run().join("control.sock")
     }
 
     /// Held locked while a daemon runs, so that a second one is refused.

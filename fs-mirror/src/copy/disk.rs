@@ -15,49 +15,84 @@ use super::doubt::Doubt;
 pub(super) struct Disk {
     /// Locked while a sync is under way: who waits for another one is told that it failed, too.
     descriptor: Mutex<OwnedFd>,
-    /// The newest failure that counts (R11). Apart from the other lock, which a disk that hangs keeps.
-    failed: Mutex<Option<Errno>>,
+    /// Apart from the other lock, which a disk that hangs keeps.
+    health: Mutex<Health>,
+}
+
+/// What is known against the disk (R11).
+#[derive(Debug)]
+struct Health {
+    /// The newest failure that counts.
+    failed: Option<Errno>,
+    /// The copy is written anew, and nothing failed since that began.
+    is_rewriting: bool,
     doubt: Doubt,
 }
 
 impl Disk {
     /// Of the file system of `root`, whatever is mounted over it later.
-    pub(super) fn open(root: impl AsFd, state_dir: &Path) -> Result<Disk, Errno> {
+    /// What is known against it is kept in `run_dir`, by the name of `directory`.
+    pub(super) fn open(root: impl AsFd, run_dir: &Path, directory: &Path) -> Result<Disk, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let doubt = Doubt::open(state_dir);
+        let doubt = Doubt::open(run_dir, directory);
         Ok(Disk {
             descriptor: Mutex::new(openat(root, c".", flags, Mode::empty())?),
-            failed: Mutex::new(doubt.is_cast().then_some(Errno::IO)),
-            doubt,
+            health: Mutex::new(Health {
+                failed: doubt.is_cast().then_some(Errno::IO),
+                is_rewriting: false,
+                doubt,
+            }),
         })
     }
 
     pub(super) fn sync(&self) -> Result<(), Errno> {
         let descriptor = self.descriptor.lock();
-        let failed = *self.failed.lock();
+        let failed = self.health.lock().failed;
         failed.map_or(Ok(()), Err)?;
         syncfs(&*descriptor).inspect_err(|errno| self.note_failure(*errno))
     }
 
     pub(super) fn note_failure(&self, errno: Errno) {
-        *self.failed.lock() = Some(errno);
-        self.doubt.cast();
+        let mut health = self.health.lock();
+        health.failed = Some(errno);
+        health.is_rewriting = false;
+        health.doubt.cast();
     }
 
-    pub(super) fn forget_failure(&self) {
-        *self.failed.lock() = None;
+    /// No other copy counts: syncs are tried again, and what is there stays doubted.
+    pub(super) fn go_on_alone(&self) {
+        let mut health = self.health.lock();
+        health.failed = None;
+        health.is_rewriting = false;
+    }
+
+    /// What fails from now on counts.
+    pub(super) fn begin_rewriting(&self) {
+        let mut health = self.health.lock();
+        health.failed = None;
+        health.is_rewriting = true;
+    }
+
+    /// The copy was written anew, and everything is on the disk, unless something failed meanwhile.
+    pub(super) fn end_rewriting(&self) {
+        let mut health = self.health.lock();
+        if health.is_rewriting {
+            health.doubt.lift();
+            health.is_rewriting = health.doubt.is_cast();
+        }
     }
 
     pub(super) fn is_doubted(&self) -> bool {
-        self.doubt.is_cast()
+        self.health.lock().doubt.is_cast()
     }
 
-    /// What failed after the comparison began leaves the doubt.
-    pub(super) fn lift_doubt(&self) {
-        let failed = self.failed.lock();
-        if failed.is_none() {
-            self.doubt.lift();
-        }
+    pub(super) fn must_be_rewritten(&self, file: (u64, u64)) -> bool {
+        let health = self.health.lock();
+        health.doubt.is_cast() && !health.doubt.was_rewritten(file)
+    }
+
+    pub(super) fn set_rewritten(&self, file: (u64, u64)) {
+        self.health.lock().doubt.set_rewritten(file);
     }
 }
 
@@ -74,18 +109,40 @@ mod tests {
         let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cannot = openat(&root, c".", path_only, Mode::empty()).unwrap();
         let state = tempfile::tempdir().unwrap();
-        let disk = Disk::open(&root, state.path()).unwrap();
+        let disk = Disk::open(&root, state.path(), dir.path()).unwrap();
         assert_eq!(disk.sync(), Ok(()));
         let can = std::mem::replace(&mut *disk.descriptor.lock(), cannot);
         assert_eq!(disk.sync(), Err(Errno::BADF));
         *disk.descriptor.lock() = can;
         assert_eq!(disk.sync(), Err(Errno::BADF));
-        disk.lift_doubt();
-        assert!(disk.is_doubted(), "it was not compared since");
-        disk.forget_failure();
+        disk.end_rewriting();
+        assert!(disk.is_doubted(), "no comparison has begun");
+        disk.begin_rewriting();
         assert_eq!(disk.sync(), Ok(()));
         assert!(disk.is_doubted());
-        disk.lift_doubt();
+        disk.end_rewriting();
         assert!(!disk.is_doubted());
+    }
+
+    /// Goal: what is written anew halfway, and then leads alone, is not trusted when another copy counts beside it one day; a failure in
+    /// the middle begins everything anew, a session that ends does not.
+    #[test]
+    fn regression_a_doubt_is_lifted_only_at_the_end_of_a_comparison() {
+        let (dir, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let disk = Disk::open(&root, run.path(), dir.path()).unwrap();
+        disk.note_failure(Errno::IO);
+        disk.begin_rewriting();
+        disk.set_rewritten((1, 7));
+        assert!(!disk.must_be_rewritten((1, 7)) && disk.must_be_rewritten((1, 8)));
+        disk.go_on_alone();
+        disk.end_rewriting();
+        assert!(disk.is_doubted());
+        disk.begin_rewriting();
+        assert!(!disk.must_be_rewritten((1, 7)));
+        disk.note_failure(Errno::IO);
+        assert!(disk.must_be_rewritten((1, 7)));
+        disk.end_rewriting();
+        assert!(disk.is_doubted());
     }
 }

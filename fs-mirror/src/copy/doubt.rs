@@ -3,68 +3,69 @@
 //! After a failed write Linux keeps the pages and calls them clean (Rebello et al., "Can Applications Recover from fsync Failures?",
 //! USENIX ATC 2020): who reads them finds what a power loss takes away, and no later sync says so.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Says by being there that the copy is doubted: the pages outlive the daemon.
-const FILE_NAME: &str = "doubted";
+use xxhash_rust::xxh3::xxh3_64;
 
+/// Kept under the lock of the disk's health.
 #[derive(Debug)]
 pub(super) struct Doubt {
-    state_dir: PathBuf,
-    is_cast: AtomicBool,
+    /// Says by being there that the copy is doubted: the pages outlive the daemon, and not the machine's next start.
+    mark: PathBuf,
+    is_cast: bool,
+    /// Files, by device and number, whose content was given up since.
+    rewritten: HashSet<(u64, u64)>,
 }
 
 impl Doubt {
-    /// As the run before left it; a state directory that does not say is no reason to trust the copy.
-    pub(super) fn open(state_dir: &Path) -> Doubt {
-        let is_cast = state_dir.join(FILE_NAME).try_exists().unwrap_or(true);
+    /// As the run before left it; a directory that does not say is no reason to trust the copy.
+    pub(super) fn open(run_dir: &Path, directory: &Path) -> Doubt {
+        let name = xxh3_64(directory.as_os_str().as_encoded_bytes());
+        let mark = run_dir.join(format!("doubted-{name:016x}"));
+        let is_cast = mark.try_exists().unwrap_or(true);
         Doubt {
-            state_dir: state_dir.to_owned(),
-            is_cast: AtomicBool::new(is_cast),
+            mark,
+            is_cast,
+            rewritten: HashSet::new(),
         }
     }
 
     pub(super) fn is_cast(&self) -> bool {
-        self.is_cast.load(Ordering::Acquire)
+        self.is_cast
     }
 
-    /// The file is made by a thread of its own: its disk may be the one that failed, and hang.
-    pub(super) fn cast(&self) {
-        if self.is_cast.swap(true, Ordering::AcqRel) {
-            return;
+    pub(super) fn cast(&mut self) {
+        self.rewritten.clear();
+        if !self.is_cast {
+            self.is_cast = true;
+            warn(File::create(&self.mark).map(drop));
         }
-        let state_dir = self.state_dir.clone();
-        let noting = move || {
-            let noted = File::create(state_dir.join(FILE_NAME)).and_then(|file| file.sync_all());
-            warn(noted.and_then(|()| sync_directory(&state_dir)));
-        };
-        warn(
-            std::thread::Builder::new()
-                .name("mirror-doubt".into())
-                .spawn(noting)
-                .map(drop),
-        );
     }
 
-    /// Every block was written anew, and is on the disk.
-    pub(super) fn lift(&self) {
-        if self.is_cast.swap(false, Ordering::AcqRel) {
-            let removed = std::fs::remove_file(self.state_dir.join(FILE_NAME));
-            warn(removed.and_then(|()| sync_directory(&self.state_dir)));
+    /// Every file was written anew, and is on the disk.
+    pub(super) fn lift(&mut self) {
+        self.rewritten = HashSet::new();
+        match std::fs::remove_file(&self.mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => warn(Err(error)),
+            Ok(()) | Err(_) => self.is_cast = false,
         }
+    }
+
+    pub(super) fn was_rewritten(&self, file: (u64, u64)) -> bool {
+        self.rewritten.contains(&file)
+    }
+
+    pub(super) fn set_rewritten(&mut self, file: (u64, u64)) {
+        self.rewritten.insert(file);
     }
 }
 
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
-/// Until the daemon ends it is known all the same.
+/// As long as this daemon runs it is known all the same.
 fn warn(outcome: io::Result<()>) {
     if let Err(error) = outcome {
-        tracing::warn!(%error, "whether this copy is doubted is not on the disk");
+        tracing::warn!(%error, "whether this copy is doubted cannot be noted for the next daemon");
     }
 }

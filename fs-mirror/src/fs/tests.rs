@@ -146,6 +146,7 @@ impl Fixture {
         let copy = Copy::open(CopyConfig {
             module: "test".into(),
             directory: data,
+            run_dir: state_dir.clone(),
             state_dir,
         })
         .unwrap();

@@ -224,8 +224,12 @@ impl ApplySession {
                 return Err(error);
             }
         };
-        let tree =
-            Tree::new(root, keeper.clone(), copy.is_doubted()).map_err(AcceptError::Directory)?;
+        let tree = Tree::new(
+            root,
+            keeper.clone(),
+            copy.is_doubted().then(|| copy.clone()),
+        )
+        .map_err(AcceptError::Directory)?;
         link.send_message(hello.epoch, &Message::HelloReply(HelloReply::Accepted))?;
 
         let counters = Arc::new(Counters::default());
@@ -293,6 +297,11 @@ impl ApplySession {
     /// Whether it has ended by itself.
     pub fn is_over(&self) -> bool {
         self.shared.is_over()
+    }
+
+    /// Ends it without waiting.
+    pub fn close(&self) {
+        self.shared.link.close();
     }
 
     /// This copy is whole: nothing has to be set aside any more.

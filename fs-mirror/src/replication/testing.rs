@@ -149,6 +149,7 @@ impl TestCopy {
             module: "test".into(),
             directory: data,
             state_dir: directory.path().join("state"),
+            run_dir: directory.path().join("run"),
         };
         TestCopy {
             copy: Copy::open(config).unwrap(),

@@ -109,6 +109,7 @@ pub(crate) fn compare(
     digest: u128,
     buffer: &mut Vec<u8>,
 ) -> Result<Option<Block>, ApplyError> {
+    object.give_up_doubted(open_files)?;
     buffer.resize(block.length as usize, 0);
     let length = object.read(open_files, block.offset, buffer)?;
     let is_equal = length == buffer.len() && xxh3_128(buffer) == digest;
@@ -136,15 +137,9 @@ fn adopt_or_make(tree: &mut Tree, entry: &Entry<'_>) -> Result<(), ApplyError> {
         Some((fd, stat))
             if is_same_kind(&fd, &stat, entry.kind)? && !tree.is_bound(Inode::of(&stat)) =>
         {
-            let object = Object::new(entry.file, fd, &stat).found(tree.keeper());
-            let object = tree.insert(object)?;
-            if tree.is_doubted() && entry.kind == Kind::File {
-                object.empty(&tree.open_files)?;
-                let stat = object.stat()?;
-                (object, stat)
-            } else {
-                (object, stat)
-            }
+            let object = Object::new(entry.file, fd, &stat);
+            let object = object.found(tree.keeper(), tree.doubted());
+            (tree.insert(object)?, stat)
         }
         Some(_) => {
             make_way(tree, entry.place)?;

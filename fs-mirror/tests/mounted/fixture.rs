@@ -54,6 +54,7 @@ impl Mounted {
         let config = CopyConfig {
             module: "test".into(),
             directory: data.clone(),
+            run_dir: state_dir.clone(),
             state_dir,
         };
         let copy = Copy::open(config).unwrap();

@@ -177,6 +177,7 @@ fn a_dead_mount_is_detached() {
     let config = CopyConfig {
         module: "test".into(),
         directory: data.clone(),
+        run_dir: state_dir.clone(),
         state_dir,
     };
     for _ in 0..2 {

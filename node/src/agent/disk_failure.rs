@@ -3,15 +3,10 @@
 use tokio::sync::watch;
 
 /// Shared between the agent, its tenures and the threads of the mounted copy.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct DiskFailure(watch::Sender<Option<String>>);
 
 impl DiskFailure {
-    /// Nothing failed yet, or what failed in the run before.
-    pub(super) fn new(of_former_run: Option<String>) -> DiskFailure {
-        DiskFailure(watch::Sender::new(of_former_run))
-    }
-
     /// Wakes the agent. The first one counts (R11): false for the others.
     pub(super) fn note(&self, failure: String) -> bool {
         self.0.send_if_modified(|noted| {

@@ -65,6 +65,7 @@ impl Installed {
             module: module.to_string(),
             directory: directory.clone(),
             state_dir: module_dir.clone(),
+            run_dir: member.paths.run(),
         };
         let scripts = member.paths.scripts(module);
         let addresses = configuration.addresses();

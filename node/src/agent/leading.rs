@@ -305,7 +305,7 @@ mod tests {
     /// the only whole copy when the lease returns (R11, R16). Method: the event, once nobody of the tenure listens any more.
     #[test]
     fn regression_a_sync_that_fails_after_the_tenure_counts_in_the_next() {
-        let disk_failure = DiskFailure::new(None);
+        let disk_failure = DiskFailure::default();
         let (quiet, _) = watch::channel(None);
         let (events, of_tenure) = mpsc::unbounded_channel();
         let sink = EventSink {

@@ -160,9 +160,6 @@ impl Agent {
         requests: mpsc::Receiver<Request>,
         report: watch::Sender<Report>,
     ) -> Self {
-        let is_doubted = installed.copy.is_doubted();
-        let disk_failure =
-            DiskFailure::new(is_doubted.then(|| "before this daemon was started".to_owned()));
         let asks_until = Instant::now() + ASKS_FOR_LEASES * member.lease_length_max();
         Self {
             fresh: member.fresh(),
@@ -182,7 +179,7 @@ impl Agent {
             gave_up: false,
             led_at: None,
             ended: None,
-            disk_failure,
+            disk_failure: DiskFailure::default(),
             copy_trouble: CopyTrouble::default(),
             early: None,
             becoming_since: None,
@@ -204,6 +201,7 @@ impl Agent {
             self.look_at_early_session(record.as_ref());
             self.end_setting_aside(record.as_ref());
             self.tell_what_counts(record.as_ref());
+            self.end_failed_session(record.as_ref());
             self.watch_right(record.as_ref());
             self.end_wishes(record.as_ref());
             let goal = self.goal(record.as_ref());
@@ -253,6 +251,10 @@ impl Agent {
         {
             secondary.set_whole();
             self.copy_trouble.clear();
+            // Not by a force: that trusts what there is.
+            if record.is_some_and(|record| is_shared(record, me) && record.primary != Some(me)) {
+                self.installed.copy.set_whole();
+            }
         }
     }
 
@@ -266,7 +268,18 @@ impl Agent {
         // There is no better copy. A bad disk stays one while it leads alone, and leads no longer than that.
         if record.is_none_or(|record| !is_shared(record, me) && !is_compared_first(record, me)) {
             self.copy_trouble.forget_failure();
-            self.installed.copy.forget_failed_sync();
+            self.installed.copy.go_on_alone();
+        }
+    }
+
+    /// A copy whose disk failed leaves the set (R11): its primary strikes it off when the stream ends.
+    fn end_failed_session(&self, record: Option<&MirrorRecord>) {
+        let me = self.member.id();
+        if let Local::Following(secondary) = &self.local
+            && record.is_some_and(|record| is_shared(record, me) && record.primary != Some(me))
+            && self.failures().disk.is_some()
+        {
+            secondary.end_session();
         }
     }
 
@@ -436,14 +449,16 @@ impl Agent {
     async fn start_following(&mut self) -> anyhow::Result<()> {
         let copy = Arc::clone(&self.installed.copy);
         let module = self.module.clone();
-        let trouble = self.copy_trouble.clone();
+        let (trouble, disk_failure) = (self.copy_trouble.clone(), self.disk_failure.clone());
         let report = move |event: SecondaryEvent| match event {
             SecondaryEvent::SessionEnded { session, cause } => {
                 tracing::info!(%module, session, ?cause, "the primary's stream ended");
                 trouble.note(&cause);
             }
             SecondaryEvent::LocalDiskFailed { operation, errno } => {
-                tracing::error!(%module, operation, errno, "the disk of this copy failed");
+                if disk_failure.note(format!("{operation} failed with errno {errno}")) {
+                    tracing::error!(%module, operation, errno, "the disk of this copy failed");
+                }
             }
         };
         let secondary = blocking(move || Secondary::start(copy, Box::new(report))).await??;

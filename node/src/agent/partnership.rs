@@ -150,7 +150,7 @@ impl Partnership {
                 may_begin_identical: self.may_begin_identical
                     && started.elapsed() < HANDOVER_DIAL_MAX,
                 is_adopted,
-                has_failed_disk: self.disk_failure.is_noted(),
+                has_failed_disk: self.disk_failure.is_noted() || self.primary.is_doubted(),
             };
             if session.is_due(Instant::now()) {
                 match next_move(&record, facts) {
@@ -174,6 +174,9 @@ impl Partnership {
                         continue;
                     }
                     Move::Wait => {}
+                }
+                if let Session::None { retry_at } = &mut session {
+                    *retry_at = Instant::now() + ATTACH_RETRY;
                 }
             }
             let retry_at = match session {

@@ -141,7 +141,10 @@ impl Agent {
 
     pub(super) fn failures(&self) -> Failures {
         Failures {
-            disk: self.disk_failure.text(),
+            disk: self.disk_failure.text().or_else(|| {
+                let is_doubted = self.installed.copy.is_doubted();
+                is_doubted.then(|| "an earlier write or sync failed".to_owned())
+            }),
             not_applied: self.copy_trouble.failure(),
         }
     }

@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Agent, Local};
-use crate::core::failed_copy::is_compared_first;
 use crate::core::plan::Stage;
 
 /// How long a stream may wait until this server has applied as much as its primary.
@@ -144,24 +143,19 @@ impl Agent {
             .map(|since| fs_mirror::Epoch(since.0));
         match &self.local {
             Local::Following(secondary) if is_credible && !is_usurped && !has_no_room => {
-                if hello.start == Start::Compare
-                    && record
-                        .as_ref()
-                        .is_some_and(|record| is_compared_first(record, me))
-                {
-                    self.forget_failures();
-                }
                 let accepted =
                     tokio::task::block_in_place(|| secondary.accept(link, &hello, diverged_since));
+                if accepted.is_ok() && hello.start == Start::Compare {
+                    self.forget_failures();
+                }
                 self.told_session(&hello, accepted.map_err(anyhow::Error::new));
             }
             Local::Following(_) | Local::Nothing | Local::Leading(_) => self.refuse_session(link),
         }
     }
 
-    /// Everything of this copy is compared from now on: only what fails from now on counts.
+    /// Everything of this copy is compared from now on, and what the sessions before had to tell is told. A failure of this one ends it.
     fn forget_failures(&self) {
-        self.installed.copy.forget_failed_sync();
         self.disk_failure.forget();
         self.copy_trouble.forget_failure();
     }

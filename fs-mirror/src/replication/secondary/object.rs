@@ -18,6 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::{ApplyError, during};
+use crate::Copy;
 use crate::aside::Keeper;
 use crate::content;
 use crate::replication::change::{AttributeChange, Attributes, FileId, Time};
@@ -40,6 +41,11 @@ impl Inode {
         }
     }
 
+    /// Device and number.
+    pub(crate) fn key(self) -> (u64, u64) {
+        (self.device, self.number)
+    }
+
     /// Its number in its file system.
     pub(crate) fn number(self) -> u64 {
         self.number
@@ -57,6 +63,7 @@ pub(crate) struct Object {
     content: Mutex<Option<Arc<OwnedFd>>>,
     was_used: AtomicBool,
     risk: Option<Risk>,
+    doubted: Option<Doubted>,
 }
 
 /// The content may be this copy's own: it is set aside before its first change.
@@ -64,6 +71,13 @@ pub(crate) struct Object {
 struct Risk {
     keeper: Arc<Keeper>,
     is_kept: Mutex<bool>,
+}
+
+/// The content may not be on the disk: it is given up before it is compared.
+#[derive(Debug)]
+struct Doubted {
+    copy: Arc<Copy>,
+    is_given_up: Mutex<bool>,
 }
 
 /// Files that are open now. When there are too many, one that was not used lately is closed.
@@ -80,17 +94,28 @@ impl Object {
             content: Mutex::new(None),
             was_used: AtomicBool::new(true),
             risk: None,
+            doubted: None,
         }
     }
 
-    /// The same, found here and not made by this session: what only this copy has goes to `keeper`, if there is one.
-    pub(crate) fn found(self, keeper: Option<&Arc<Keeper>>) -> Object {
+    /// The same, found here and not made by this session: what only this copy has goes to `keeper`, if there is one; what may not be
+    /// on the disk of `doubted` is written anew.
+    pub(crate) fn found(self, keeper: Option<&Arc<Keeper>>, doubted: Option<&Arc<Copy>>) -> Object {
         let is_file = self.file_type == FileType::RegularFile;
         let risk = keeper.filter(|_| is_file).map(|keeper| Risk {
             keeper: keeper.clone(),
             is_kept: Mutex::new(false),
         });
-        Object { risk, ..self }
+        let doubted = doubted.filter(|copy| is_file && copy.must_be_rewritten(self.inode));
+        let doubted = doubted.map(|copy| Doubted {
+            copy: copy.clone(),
+            is_given_up: Mutex::new(false),
+        });
+        Object {
+            risk,
+            doubted,
+            ..self
+        }
     }
 
     /// To be called before anything of the content is changed or its last name goes.
@@ -103,6 +128,35 @@ impl Object {
             risk.keeper.keep_content(&self.fd, self.inode)?;
             *is_kept = true;
         }
+        Ok(())
+    }
+
+    /// To be called before anything of the content is compared or changed. After a failed writeback it is not enough to write it again
+    /// in place: ext4 may count a block as never written although a later write of it, and a sync, succeeded.
+    pub(crate) fn give_up_doubted(
+        self: &Arc<Self>,
+        open_files: &OpenFiles,
+    ) -> Result<(), ApplyError> {
+        let Some(doubted) = &self.doubted else {
+            return Ok(());
+        };
+        let mut is_given_up = doubted.is_given_up.lock();
+        if *is_given_up {
+            return Ok(());
+        }
+        self.keep_own_content()?;
+        let before = self.stat()?;
+        let content = self.content(open_files)?;
+        for size in [0, before.st_size as u64] {
+            rustix::fs::ftruncate(&content, size).map_err(during("truncate"))?;
+        }
+        let mtime = Time {
+            seconds: before.st_mtime,
+            nanoseconds: before.st_mtime_nsec as u32,
+        };
+        self.set_times(None, Some(mtime))?;
+        doubted.copy.set_rewritten(self.inode);
+        *is_given_up = true;
         Ok(())
     }
 
@@ -153,6 +207,7 @@ impl Object {
         offset: u64,
         data: &[u8],
     ) -> Result<(), ApplyError> {
+        self.give_up_doubted(open_files)?;
         self.keep_own_content()?;
         let content = self.content(open_files)?;
         match content::write(&content, offset, data).failure {
@@ -188,6 +243,7 @@ impl Object {
         offset: u64,
         length: u64,
     ) -> Result<(), ApplyError> {
+        self.give_up_doubted(open_files)?;
         self.keep_own_content()?;
         let content = self.content(open_files)?;
         let flags = FallocateFlags::from_bits_retain(mode);
@@ -215,19 +271,6 @@ impl Object {
             _ => Ok(()),
         };
         synced.map_err(ApplyError::NotSynced)
-    }
-
-    /// Gives up the content. After a failed writeback it is not enough to write it again in place: ext4 may count a block as never
-    /// written although a later write of it, and a sync, succeeded.
-    pub(crate) fn empty(self: &Arc<Self>, open_files: &OpenFiles) -> Result<(), ApplyError> {
-        let size = Some(0);
-        self.set(
-            open_files,
-            &AttributeChange {
-                size,
-                ..AttributeChange::default()
-            },
-        )
     }
 
     /// Makes every attribute what the primary has, touching only what differs from `now`.
@@ -266,6 +309,7 @@ impl Object {
         change: &AttributeChange,
     ) -> Result<(), ApplyError> {
         if let Some(size) = change.size {
+            self.give_up_doubted(open_files)?;
             self.keep_own_content()?;
             let content = self.content(open_files)?;
             rustix::fs::ftruncate(&content, size).map_err(during("truncate"))?;
@@ -285,15 +329,19 @@ impl Object {
             )
             .map_err(during("change mode"))?;
         }
-        if change.atime.is_some() || change.mtime.is_some() {
-            let times = Timestamps {
-                last_access: timespec(change.atime),
-                last_modification: timespec(change.mtime),
-            };
-            rustix::fs::utimensat(&self.fd, c"", &times, AtFlags::EMPTY_PATH)
-                .map_err(during("change times"))?;
+        self.set_times(change.atime, change.mtime)
+    }
+
+    fn set_times(&self, atime: Option<Time>, mtime: Option<Time>) -> Result<(), ApplyError> {
+        if atime.is_none() && mtime.is_none() {
+            return Ok(());
         }
-        Ok(())
+        let times = Timestamps {
+            last_access: timespec(atime),
+            last_modification: timespec(mtime),
+        };
+        rustix::fs::utimensat(&self.fd, c"", &times, AtFlags::EMPTY_PATH)
+            .map_err(during("change times"))
     }
 
     pub(crate) fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<(), ApplyError> {

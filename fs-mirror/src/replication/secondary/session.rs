@@ -68,11 +68,11 @@ impl Shared {
 
     /// The first failure ends the session: nothing is applied after it.
     fn fail(&self, seq: u64, error: ApplyError) {
+        if let Some(errno) = error.of_disk() {
+            self.files.copy.note_disk_failure(errno);
+        }
         let mut failure = self.failure.lock();
         if failure.is_none() {
-            if let Some(errno) = error.of_disk() {
-                self.files.copy.note_disk_failure(errno);
-            }
             *failure = Some((seq, error));
             self.has_failed.store(true, Ordering::Release);
             self.outbox.append(

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::error::{ApplyError, during};
 use super::object::{Inode, Object, OpenFiles, ProcPath};
+use crate::Copy;
 use crate::aside::Keeper;
 use crate::replication::change::{Attributes, FileId, Kind};
 
@@ -30,16 +31,16 @@ pub(crate) struct Tree {
     by_inode: HashMap<Inode, FileId>,
     pub(crate) open_files: Arc<OpenFiles>,
     keeper: Option<Arc<Keeper>>,
-    is_doubted: bool,
+    doubted: Option<Arc<Copy>>,
 }
 
 impl Tree {
     /// The directory itself is bound from the beginning. What only this copy has goes to `keeper` before it is changed. What is found
-    /// in a doubted copy may not be on its disk.
+    /// in a doubted copy is written anew.
     pub(crate) fn new(
         root: OwnedFd,
         keeper: Option<Arc<Keeper>>,
-        is_doubted: bool,
+        doubted: Option<Arc<Copy>>,
     ) -> Result<Tree, ApplyError> {
         let stat = rustix::fs::fstat(&root).map_err(during("stat"))?;
         let mut tree = Tree {
@@ -47,7 +48,7 @@ impl Tree {
             by_inode: HashMap::new(),
             open_files: Arc::new(OpenFiles::default()),
             keeper,
-            is_doubted,
+            doubted,
         };
         tree.insert(Object::new(FileId::ROOT, root, &stat))?;
         Ok(tree)
@@ -71,12 +72,13 @@ impl Tree {
     }
 
     /// Where what only this copy has is kept, while there may be such a thing.
-    pub(crate) fn is_doubted(&self) -> bool {
-        self.is_doubted
-    }
-
     pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
         self.keeper.as_ref().filter(|keeper| !keeper.is_over())
+    }
+
+    /// The copy, when what is read of it may not be on its disk.
+    pub(crate) fn doubted(&self) -> Option<&Arc<Copy>> {
+        self.doubted.as_ref()
     }
 
     /// The object that has the name is about to lose it to the application on the primary.

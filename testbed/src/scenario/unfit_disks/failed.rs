@@ -1,7 +1,7 @@
 //! The disk below a replicated directory fails while the module serves.
 
 use super::data::{Role, give_role, restarted};
-use super::{COMMAND_DEADLINE, fill, shell};
+use super::{COMMAND_DEADLINE, shell};
 use crate::cluster::package::replicated_directory;
 use crate::scenario::arena::Arena;
 use crate::scenario::failover::SERVED_DEADLINE;
@@ -38,7 +38,7 @@ fn thin_disk(arena: &mut Arena, role: Role) -> anyhow::Result<Figures> {
     // What a file system keeps for itself has its room; free blocks have none, as on a thin volume.
     let put_on = format!(
         "set -e; umount -l {directory} 2>/dev/null || true; mkdir {thin}; mount -t tmpfs -o size={ROOM_BYTES} none {thin}; cd {thin}; \
-         truncate -s {IMAGE_BYTES} image; mkfs.ext4 -qF -E lazy_itable_init=0,lazy_journal_init=0 image; \
+         truncate -s {IMAGE_BYTES} image; mkfs.ext4 -qF -b 4096 -E lazy_itable_init=0,lazy_journal_init=0 image; \
          dd if=image of=image bs=1M conv=notrunc 2>/dev/null; mkdir below; mount -o loop image below; rmdir below/lost+found; \
          cp -a {directory}/. below/; sync -f below; fstrim below; mount --bind below {directory}"
     );
@@ -48,10 +48,11 @@ fn thin_disk(arena: &mut Arena, role: Role) -> anyhow::Result<Figures> {
     arena.run_on_mount(&write, COMMAND_DEADLINE)?;
 
     let failed = wait::boot_ns();
-    fill(arena, &victim, &thin)?;
-    // As the kernel does by itself, sooner or later.
-    let written_back = format!("! sync -d {thin}/below/{UNSYNCED}");
-    shell(arena, &victim, &written_back)?;
+    // What the kernel does by itself, sooner or later, before the copy is written anew.
+    let fill_and_write_back = format!(
+        "dd if=/dev/zero of={thin}/filler bs=64k 2>/dev/null; sync -d {thin}/below/{UNSYNCED} || true"
+    );
+    shell(arena, &victim, &fill_and_write_back)?;
     wait_struck_off(arena, &survivor)?;
     match role {
         Role::Primary => {

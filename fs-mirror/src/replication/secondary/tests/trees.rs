@@ -143,21 +143,39 @@ fn a_resync_of_equal_trees_ships_no_block() {
     );
 }
 
-/// Goal: what the page cache has of a copy whose disk failed is not taken for what the disk has (R11). Method: two equal trees.
+/// Goal: what the page cache has of a copy whose disk failed is not taken for what the disk has (R11), and is given up once, however
+/// many sessions that takes. Method: two equal trees, with a file of two names, compared twice.
 #[test]
 fn regression_a_resync_of_a_doubted_copy_ships_every_block() {
     let (source, copy) = (tempfile::tempdir().unwrap(), TestCopy::new());
     for root in [source.path().to_owned(), copy.path()] {
         std::fs::write(root.join("a"), [3; 30_000]).unwrap();
+        std::fs::hard_link(root.join("a"), root.join("b")).unwrap();
+        std::fs::write(root.join("c"), [0; 5_000]).unwrap();
     }
     copy.copy.note_disk_failure(Errno::IO);
-    copy.copy.forget_failed_sync();
+    copy.copy.begin_rewriting();
     let mut mirror = Mirror::over(source, copy);
     mirror.primary.resync();
     mirror.assert_equal();
-    let applied = mirror.session.applied();
-    assert_eq!(applied.blocks_different, applied.blocks_compared);
-    assert_eq!(applied.bytes_written, 30_000);
+    // This primary asks for a file by each of its names. Zeros are what an empty block reads as.
+    assert_eq!(mirror.session.applied().bytes_written, 2 * 30_000);
+    let Mirror {
+        source,
+        copy,
+        replicator,
+        session,
+        primary,
+        ..
+    } = mirror;
+    session.finish();
+    drop((replicator, primary));
+    let mut mirror = Mirror::over(source, copy);
+    mirror.primary.resync();
+    mirror.assert_equal();
+    assert_eq!(mirror.session.applied().bytes_written, 0);
+    mirror.copy.copy.set_whole();
+    assert!(!mirror.copy.copy.is_doubted());
 }
 
 #[test]
