@@ -8,11 +8,11 @@
 mod causes;
 mod fault;
 mod report;
-mod starvation;
 mod step;
 
 use crate::cluster::package::Acknowledgement;
 use crate::oracle::recorder::Report;
+use crate::oracle::starvation::STOOD_STILL;
 use crate::oracle::{Application, Load, roles};
 use crate::scenario::{Arena, hold, ms_since};
 use crate::wait;
@@ -20,7 +20,6 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use fault::Fault;
 use report::Campaign;
-use starvation::Starvation;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,8 +35,6 @@ const LOAD: Load = Load {
 const RATE_MIN: f64 = 10.0;
 /// After each step the rows of so long are read back; all of them at the end.
 const AUDIT_WINDOW: Duration = Duration::from_secs(180);
-/// A machine that kept us waiting for so long may have kept the daemons waiting for a lease.
-const STARVED: Duration = Duration::from_millis(700);
 /// Steps in a hundred that may be excused by a machine that stood still; one in a shorter run.
 const EXCUSED_PERCENT_MAX: usize = 1;
 /// Failovers in a minute below which a run proves too little: 150 in an hour.
@@ -141,7 +138,6 @@ pub fn perform(options: &Options) -> Campaign {
 fn all_steps(options: &Options, arena: &mut Arena, campaign: &mut Campaign) -> anyhow::Result<()> {
     arena.load = LOAD;
     arena.start_module()?;
-    let starvation = Starvation::start(&arena.lab().root("w")).context("start the meter")?;
     let began = wait::boot_ns();
     let end_ms = f64::from(options.minutes) * 60_000.0;
     for number in 1.. {
@@ -151,8 +147,8 @@ fn all_steps(options: &Options, arena: &mut Arena, campaign: &mut Campaign) -> a
         }
         let fault = Fault::choose(&mut arena.random);
         let step_began = wait::boot_ns();
-        starvation.take();
-        one_step(arena, fault, campaign, &starvation)
+        arena.stood_still();
+        one_step(arena, fault, campaign)
             .with_context(|| format!("step {number}, minute {:.1}: {fault}", minutes(began)))?;
         campaign.took(ms_since(began));
         hold(step_began, options.every);
@@ -164,12 +160,7 @@ fn minutes(since_ns: u64) -> f64 {
     ms_since(since_ns) / 60_000.0
 }
 
-fn one_step(
-    arena: &mut Arena,
-    fault: Fault,
-    campaign: &mut Campaign,
-    starvation: &Starvation,
-) -> anyhow::Result<()> {
+fn one_step(arena: &mut Arena, fault: Fault, campaign: &mut Campaign) -> anyhow::Result<()> {
     let primary = arena.ready()?;
     let cast = Cast {
         secondary: arena.cluster().other(&primary)?,
@@ -185,7 +176,7 @@ fn one_step(
     let converged = ms_since(lifted);
     let gap = arena.recorder()?.longest_gap_ms(cut, wait::boot_ns());
     // What the audit itself costs the machine is no excuse.
-    let starved = starvation.take();
+    let starved = arena.stood_still();
     audit(arena)?;
     let events = arena.all_events()?;
     let new = events.get(before..).unwrap_or_default();
@@ -196,7 +187,7 @@ fn one_step(
     let judged =
         step::verify_moves(fault, &cast, &order).and_then(|()| step::verify_gap(fault, &cast, gap));
     match judged {
-        Err(error) if starved >= STARVED => campaign.excuse(format!(
+        Err(error) if starved >= STOOD_STILL => campaign.excuse(format!(
             "{error:#}; the machine had stood still for {} ms",
             starved.as_millis()
         )),

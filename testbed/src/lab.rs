@@ -47,6 +47,25 @@ pub const CLIENT: &str = "client";
 /// Name of the switch's namespace.
 pub const SWITCH: &str = "switch";
 
+/// When a fault began, in nanoseconds of boot time.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Before our tools began: what it led to came later, however long they took.
+    pub asked_ns: u64,
+    /// When it was complete: from here on a figure counts.
+    pub done_ns: u64,
+}
+
+impl From<u64> for Cut {
+    /// A fault that takes no time.
+    fn from(at_ns: u64) -> Cut {
+        Cut {
+            asked_ns: at_ns,
+            done_ns: at_ns,
+        }
+    }
+}
+
 /// A running laboratory. Dropping it ends everything in it and removes its directories.
 pub struct Lab {
     topology: Topology,
@@ -164,13 +183,12 @@ impl Lab {
         self.client.pid()
     }
 
-    /// The power fails: links down, then everything inside dies at once. Returns boot time of the cut in nanoseconds.
+    /// The power fails: links down, then everything inside dies at once.
     ///
     /// # Errors
     /// The server had no power, or the kernel refused.
-    pub fn power_cut(&mut self, name: &str) -> anyhow::Result<u64> {
-        let cut = wait::boot_ns();
-        self.network.unplug(&[name])?;
+    pub fn power_cut(&mut self, name: &str) -> anyhow::Result<Cut> {
+        let cut = self.unplug(&[name])?;
         self.server_mut(name)?.power_off()?;
         self.network.forget(name)?;
         self.describe()?;
@@ -181,9 +199,8 @@ impl Lab {
     ///
     /// # Errors
     /// As for `power_cut`.
-    pub fn power_cut_all(&mut self, names: &[&str]) -> anyhow::Result<u64> {
-        let cut = wait::boot_ns();
-        self.network.unplug(names)?;
+    pub fn power_cut_all(&mut self, names: &[&str]) -> anyhow::Result<Cut> {
+        let cut = self.unplug(names)?;
         for name in names {
             self.server_mut(name)?.kill_init()?;
         }
@@ -193,6 +210,13 @@ impl Lab {
         }
         self.describe()?;
         Ok(cut)
+    }
+
+    fn unplug(&self, names: &[&str]) -> anyhow::Result<Cut> {
+        let asked_ns = wait::boot_ns();
+        self.network.unplug(names)?;
+        let done_ns = wait::boot_ns();
+        Ok(Cut { asked_ns, done_ns })
     }
 
     /// The power is back: new namespaces over the same directories. The daemon is not started.
@@ -392,6 +416,27 @@ impl Lab {
     /// The filter of the switch refused.
     pub fn heal(&self) -> anyhow::Result<()> {
         self.network.heal()
+    }
+
+    /// Undoes every cut, and every server has power and a daemon that is not frozen.
+    ///
+    /// # Errors
+    /// A server or a daemon does not start.
+    pub fn mend(&mut self) -> anyhow::Result<()> {
+        self.heal()?;
+        let names: Vec<String> = self.servers.iter().map(|s| s.name().to_owned()).collect();
+        for name in &names {
+            if self.server(name)?.init_pid().is_none() {
+                self.power_on(name)?;
+            }
+            let server = self.server_mut(name)?;
+            if server.daemon_pid().is_none() || server.daemon_has_ended() {
+                self.start_daemon(name)?;
+            } else {
+                self.continue_daemon(name)?;
+            }
+        }
+        Ok(())
     }
 
     fn names(&self) -> Vec<&str> {

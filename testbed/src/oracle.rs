@@ -8,6 +8,7 @@ pub mod leaks;
 pub mod mount_probe;
 pub mod recorder;
 pub mod roles;
+pub mod starvation;
 pub mod target;
 pub mod tree;
 pub mod wire;

@@ -12,6 +12,7 @@ mod clocks;
 mod clusters;
 pub mod command_line;
 mod dry_runs;
+pub(crate) mod excuse;
 mod failover;
 mod fencing;
 pub mod figures;

@@ -80,7 +80,7 @@ pub(super) fn inject(arena: &mut Arena, fault: Fault, cast: &Cast) -> anyhow::Re
     match fault {
         Fault::PowerCut(target) => {
             let name = cast.name(target);
-            let cut = arena.lab_mut().power_cut(name)?;
+            let cut = arena.lab_mut().power_cut(name)?.asked_ns;
             see(arena, fault, cast, cut)?;
             power_on(arena, name)?;
             Ok(cut)
@@ -173,7 +173,7 @@ fn blackout(arena: &mut Arena) -> anyhow::Result<u64> {
         .map(|server| server.name().to_owned())
         .collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
-    let cut = arena.lab_mut().power_cut_all(&all)?;
+    let cut = arena.lab_mut().power_cut_all(&all)?.asked_ns;
     names.shuffle(&mut arena.random);
     for name in &names {
         power_on(arena, name)?;

@@ -7,11 +7,13 @@ use super::{MOVE_MS_MAX, STALL_MS_MAX};
 use crate::cluster::MODULE;
 use crate::lab::{Direction, LANS};
 use crate::oracle::{Application, Load, roles};
+use crate::scenario::excuse::Excuses;
 use crate::scenario::figures::Figures;
-use crate::scenario::{Arena, hold, ms_since};
+use crate::scenario::{Arena, excuse, hold, ms_since};
 use crate::wait;
 use anyhow::{Context as _, ensure};
 use api::v1::{ModuleState, Quality};
+use parking_lot::Mutex;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -85,14 +87,20 @@ impl Voters {
 ///
 /// # Errors
 /// The first promise that was broken.
-pub(super) fn play(arena: &mut Arena, cell: Cell) -> anyhow::Result<Figures> {
+pub(super) fn play(
+    arena: &mut Arena,
+    excuses: &Mutex<Excuses>,
+    cell: Cell,
+) -> anyhow::Result<Figures> {
     let began = wait::boot_ns();
-    let voters = Voters::now(arena)?;
-    move_leader(arena, voters.name(cell.leader)).context("move the leader")?;
-    arena.ready()?;
-    let figures = play_in(arena, cell.state, cell.cuts)?;
-    arena.audit_since(began).context("audit")?;
-    Ok(figures)
+    let round = |arena: &mut Arena| {
+        let voters = Voters::now(arena)?;
+        move_leader(arena, voters.name(cell.leader)).context("move the leader")?;
+        arena.ready()?;
+        play_in(arena, cell.state, cell.cuts)
+    };
+    let audit = |arena: &mut Arena| arena.audit_since(began).map(drop).context("audit");
+    excuse::play(arena, excuses, &[], round, audit)
 }
 
 /// Brings the mirror into a state, cuts, looks, heals and waits until it is mirrored again, with the leader wherever it is.
@@ -111,8 +119,10 @@ pub(crate) fn play_in(arena: &mut Arena, state: State, cuts: Cuts) -> anyhow::Re
     // Whatever was seen, the links heal: the evidence of a failure is asked over them.
     arena.lab().heal()?;
     let healed = wait::boot_ns();
-    looked?;
+    // What may be excused leaves a lab in which the cell can be played again.
+    let looked = excuse::later(looked)?;
     converge(arena, (state, healed), &voters, swap).context("after healing")?;
+    looked?;
     figures.set("converge_ms", ms_since(healed));
     verify_calm(arena, (state, cuts), &voters, before)?;
     Ok(figures)
@@ -254,18 +264,20 @@ fn cut_and_look(
         Service::Waits if state == State::Switchover => return Ok(()),
         Service::Waits => return verify_waits(arena, cut),
     };
-    ensure!(
-        gap <= limit,
-        "the service {service}, and the longest gap was {gap:.0} ms; the limit is {limit:.0} ms"
-    );
+    excuse::ensure(gap <= limit, || {
+        format!(
+            "the service {service}, and the longest gap was {gap:.0} ms; the limit is {limit:.0} ms"
+        )
+    })?;
     if service == Service::Stays {
         let state = arena.cluster().module_state(&voters.primary)?;
-        ensure!(
-            state.primary == voters.primary,
-            "the service should stay on {}: {}",
-            voters.primary,
-            crate::cluster::observe::summary(&state)
-        );
+        excuse::ensure(state.primary == voters.primary, || {
+            format!(
+                "the service should stay on {}: {}",
+                voters.primary,
+                crate::cluster::observe::summary(&state)
+            )
+        })?;
     }
     Ok(())
 }
@@ -341,10 +353,11 @@ fn verify_calm(
         Service::Waits if state == State::Switchover => 0..=2,
         Service::Waits => 0..=1,
     };
-    ensure!(
-        allowed.contains(&moves),
-        "the primaries were {}: {moves} moves, allowed are {allowed:?}",
-        order.join(", ")
-    );
+    excuse::ensure(allowed.contains(&moves), || {
+        format!(
+            "the primaries were {}: {moves} moves, allowed are {allowed:?}",
+            order.join(", ")
+        )
+    })?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::{Cell, Options, Played, play};
 use crate::scenario::Arena;
+use crate::scenario::excuse::Excuses;
 use anyhow::Context as _;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ struct Board {
     waiting: Mutex<VecDeque<Cell>>,
     played: Mutex<Vec<Played>>,
     total: usize,
+    excuses: Mutex<Excuses>,
 }
 
 /// Plays all cells.
@@ -22,6 +24,7 @@ struct Board {
 pub(super) fn play_all(cells: Vec<Cell>, options: &Options) -> anyhow::Result<Vec<Played>> {
     let board = Board {
         total: cells.len(),
+        excuses: Mutex::new(Excuses::of(u32::try_from(cells.len())?)),
         waiting: Mutex::new(cells.into()),
         played: Mutex::default(),
     };
@@ -49,7 +52,7 @@ fn work(board: &Board, seed: u64) -> anyhow::Result<()> {
             None => play::arena(seed).context("make a lab for the matrix")?,
         };
         let began = Instant::now();
-        let result = play::play(&mut ready, cell);
+        let result = play::play(&mut ready, &board.excuses, cell);
         let seconds = began.elapsed().as_secs_f64();
         let result = match result {
             Ok(figures) => {

@@ -28,10 +28,10 @@ pub(super) fn alone_without_quorum(arena: &mut Arena) -> anyhow::Result<Figures>
     let mut figures = Figures::default();
     let primary = arena.ready()?;
     let secondary = arena.cluster().other(&primary)?;
-    let cut = arena.lab_mut().power_cut(&secondary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     wait_alone(arena, &primary)?;
-    let cut = arena.lab_mut().power_cut("w")?;
+    let cut = arena.lab_mut().power_cut("w")?.done_ns;
     wait_without_quorum(arena, &primary)?;
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     wait_alone(arena, &primary)?;
@@ -76,7 +76,7 @@ pub(super) fn addition_open_over_restart(arena: &mut Arena) -> anyhow::Result<Fi
     let mut figures = Figures::default();
     let primary = arena.ready()?;
     let secondary = arena.cluster().other(&primary)?;
-    let cut = arena.lab_mut().power_cut(&secondary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     let notes = arena
@@ -133,7 +133,7 @@ pub(super) fn addition_cannot_be_noted(arena: &mut Arena) -> anyhow::Result<Figu
     let mut figures = Figures::default();
     let primary = arena.ready()?;
     let secondary = arena.cluster().other(&primary)?;
-    let cut = arena.lab_mut().power_cut(&secondary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     wait_alone(arena, &primary)?;
     let module = arena.lab().root(&primary).join("var/lib/sidekick/modules");
@@ -155,7 +155,7 @@ pub(super) fn addition_cannot_be_noted(arena: &mut Arena) -> anyhow::Result<Figu
             Err(error) => Err(error.to_string()),
         },
     )?;
-    let cut = arena.lab_mut().power_cut(&secondary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     figures.set(

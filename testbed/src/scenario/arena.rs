@@ -4,11 +4,12 @@ use super::figures::Figures;
 use crate::cluster::package::Acknowledgement;
 use crate::cluster::profile::Profile;
 use crate::cluster::{Cluster, MODULE, observe, package};
-use crate::lab::{Direction, Lab, Topology, topology};
+use crate::lab::{Cut, Direction, Lab, Topology, topology};
 use crate::oracle::explanation;
 use crate::oracle::leaks::{self, Holdings};
 use crate::oracle::recorder::{Load, Recorder, Report};
 use crate::oracle::roles::{self, Roles};
+use crate::oracle::starvation::Starvation;
 use crate::oracle::tree;
 use crate::oracle::wire::Wire;
 use crate::oracle::{Application, Target};
@@ -47,6 +48,7 @@ pub struct Arena {
     recorder: Option<Recorder>,
     wire: Option<Wire>,
     roles: Option<Roles>,
+    starvation: Option<Starvation>,
     cluster: Cluster,
     application: Application,
     /// How hard the client writes.
@@ -94,6 +96,7 @@ impl Arena {
             recorder: None,
             wire: None,
             roles: None,
+            starvation: None,
             cluster,
             application,
             load: FULL_LOAD,
@@ -123,6 +126,8 @@ impl Arena {
         };
         self.wire = Some(Wire::start(&self.lab().switch_network()?, v4, v6)?);
         self.roles = Some(Roles::start(MODULE, self.cluster.server_roots()));
+        let disk = self.lab().site().directory();
+        self.starvation = Some(Starvation::start(disk).context("start the meter")?);
         let first = self
             .cluster
             .server_names()
@@ -193,6 +198,20 @@ impl Arena {
         profile.address_wait_ms()
     }
 
+    /// How long the machine stood still at most, since the last question or the start of the module.
+    pub fn stood_still(&self) -> Duration {
+        let meter = self.starvation.as_ref();
+        meter.map_or(Duration::ZERO, Starvation::take)
+    }
+
+    /// Ends every fault that a round that failed left behind: links heal, frozen daemons go on, and everything runs.
+    ///
+    /// # Errors
+    /// A server does not start.
+    pub fn mend(&mut self) -> anyhow::Result<()> {
+        self.lab_mut().mend()
+    }
+
     /// The client.
     ///
     /// # Errors
@@ -237,7 +256,7 @@ impl Arena {
         self.cluster.wait_mirrored(deadline)
     }
 
-    /// Waits until `server` has applied that it is the primary, and answers the milliseconds between `cut_ns` and the
+    /// Waits until `server` has applied that it is the primary, and answers the milliseconds between the cut and the
     /// proposal that made it so. All servers of a lab share one wall clock.
     ///
     /// # Errors
@@ -245,10 +264,12 @@ impl Arena {
     pub fn wait_takeover(
         &self,
         server: &str,
-        cut_ns: u64,
+        cut: impl Into<Cut>,
         deadline: Duration,
     ) -> anyhow::Result<f64> {
-        let cut_unix_ms = wait::unix_ms() as f64 - ms_since(cut_ns);
+        let cut = cut.into();
+        let unix_ms_of = |ns| wait::unix_ms() as f64 - ms_since(ns);
+        let (asked_unix_ms, done_unix_ms) = (unix_ms_of(cut.asked_ns), unix_ms_of(cut.done_ns));
         let said = [
             format!("{server} took over"),
             format!("{server} is primary"),
@@ -260,7 +281,7 @@ impl Arena {
                 .map_err(|e| format!("{e:#}"))?;
             let is_takeover = |event: &&v1::EventReply| {
                 event.module == MODULE
-                    && event.at_unix_ms as f64 >= cut_unix_ms.floor()
+                    && event.at_unix_ms as f64 >= asked_unix_ms.floor()
                     && said.iter().any(|text| event.text.contains(text))
             };
             match events.iter().find(is_takeover) {
@@ -268,7 +289,7 @@ impl Arena {
                 None => Err(events.last().map_or_else(String::new, |e| e.text.clone())),
             }
         })?;
-        Ok(at - cut_unix_ms)
+        Ok(at - done_unix_ms)
     }
 
     /// Waits until the client is served again; answers the milliseconds since `cut_ns`.
@@ -281,23 +302,24 @@ impl Arena {
     }
 
     /// Waits until `server` claims the virtual address and a row asked for after that is acknowledged; answers the
-    /// milliseconds since `cut_ns`. Answers that were on their way from the former owner do not count.
+    /// milliseconds since the cut. Answers that were on their way from the former owner do not count.
     ///
     /// # Errors
     /// Not within the deadline.
     pub fn wait_served_by(
         &self,
         server: &str,
-        cut_ns: u64,
+        cut: impl Into<Cut>,
         deadline: Duration,
     ) -> anyhow::Result<f64> {
+        let cut = cut.into();
         let host = self.lab().server(server)?.node().host;
         let wire = self.wire.as_ref().context("nobody watches the wire")?;
         let claimed = wait::until(
             &format!("{server} at the virtual address"),
             deadline,
             || {
-                wire.first_claim(host, cut_ns)
+                wire.first_claim(host, cut.asked_ns)
                     .ok_or_else(|| format!("{:?}", wire.tenures()))
             },
         )?;
@@ -308,7 +330,7 @@ impl Arena {
                 .first_answered_after(claimed)
                 .ok_or_else(|| recorder.last_error())
         })?;
-        Ok((served - cut_ns) as f64 / 1e6)
+        Ok(served.saturating_sub(cut.done_ns) as f64 / 1e6)
     }
 
     /// All members are up in everybody's eyes, and one of them leads.

@@ -59,7 +59,7 @@ fn returning(arena: &mut Arena, names: &[String]) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     arena.ready()?;
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
-    let cut = arena.lab_mut().power_cut_all(&all)?;
+    let cut = arena.lab_mut().power_cut_all(&all)?.done_ns;
     let returned = wait::boot_ns();
     for name in names {
         arena.lab_mut().power_on(name)?;
@@ -79,7 +79,7 @@ pub(super) fn stale_server_starts_first(arena: &mut Arena) -> anyhow::Result<Fig
     let mut figures = Figures::default();
     let primary = arena.ready()?;
     let stale = arena.cluster().other(&primary)?;
-    let cut = arena.lab_mut().power_cut(&stale)?;
+    let cut = arena.lab_mut().power_cut(&stale)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     arena.recorder()?.wait_load(WRITES_ALONE, ALONE_DEADLINE)?;
     arena.lab_mut().power_cut_all(&[&primary, "w"])?;

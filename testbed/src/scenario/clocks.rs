@@ -1,11 +1,12 @@
 //! Scenarios in which the servers' clocks disagree, jump and drift. Leases count boot time alone, so nothing may happen.
 
 use super::arena::{Arena, hold};
+use super::excuse;
 use super::failover::SERVED_DEADLINE;
 use super::figures::Figures;
 use crate::lab::WallClock;
 use crate::wait;
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use std::time::Duration;
 
 /// An hour, either way.
@@ -49,14 +50,12 @@ pub(super) fn clock_steps(arena: &mut Arena) -> anyhow::Result<Figures> {
     let stall = arena.recorder()?.longest_gap_ms(began, wait::boot_ns());
     figures.set("stall_ms", stall);
     let after = arena.cluster().module_state(&primary)?.epoch;
-    ensure!(
-        before == after,
-        "clocks moved a role: epoch {before} became {after}"
-    );
-    ensure!(
-        stall <= STALL_MS_MAX,
-        "clocks stopped the writers for {stall:.0} ms"
-    );
+    excuse::ensure(before == after, || {
+        format!("clocks moved a role: epoch {before} became {after}")
+    })?;
+    excuse::ensure(stall <= STALL_MS_MAX, || {
+        format!("clocks stopped the writers for {stall:.0} ms")
+    })?;
     failover(arena, &primary, &secondary, &mut figures).context("clocks two hours apart")?;
     for name in [primary.as_str(), &secondary, "w"] {
         step(arena, name, 0, 0)?;

@@ -1,5 +1,6 @@
 //! `testbed scenario list | run`.
 
+use super::excuse::{self, Excuses};
 use super::figures::{Percentile, Rounds};
 use super::{ALL, Arena, Scenario, named};
 use crate::cluster::package::Acknowledgement;
@@ -7,6 +8,7 @@ use crate::cluster::profile::Profile;
 use crate::oracle::Application;
 use anyhow::Context as _;
 use clap::Subcommand;
+use parking_lot::Mutex;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -142,16 +144,23 @@ fn all_rounds(
     if scenario.start.is_mirrored() {
         arena.start_module()?;
     }
+    let bounds = scenario.bounds_of(options.profile);
+    let excuses = Mutex::new(Excuses::of(options.repeat));
     for round in 1..=options.repeat {
         let began = Instant::now();
-        let figures = (scenario.round)(arena).with_context(|| format!("round {round}"))?;
-        if scenario.start.is_mirrored() {
-            let report = arena
-                .audit()
-                .with_context(|| format!("audit of round {round}"))?;
-            outcome.lost = Some(report.lost.len() as u64);
-            outcome.acknowledged = report.acknowledged;
-        }
+        let play =
+            |arena: &mut Arena| (scenario.round)(arena).with_context(|| format!("round {round}"));
+        let audit = |arena: &mut Arena| {
+            if scenario.start.is_mirrored() {
+                let report = arena
+                    .audit()
+                    .with_context(|| format!("audit of round {round}"))?;
+                outcome.lost = Some(report.lost.len() as u64);
+                outcome.acknowledged = report.acknowledged;
+            }
+            Ok(())
+        };
+        let figures = excuse::play(arena, &excuses, &bounds, play, audit)?;
         if !options.json {
             let shown: Vec<String> = figures
                 .iter()
@@ -177,9 +186,7 @@ fn all_rounds(
         );
         arena.verify_trees()?;
     }
-    let violations = outcome
-        .rounds
-        .violations(&scenario.bounds_of(options.profile));
+    let violations = outcome.rounds.violations(&bounds);
     anyhow::ensure!(violations.is_empty(), "{}", violations.join("; "));
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Scenarios in which the primary changes.
 
 use super::arena::{Arena, hold, ms_since};
+use super::excuse;
 use super::figures::Figures;
+use crate::lab::Cut;
 use crate::oracle::Application;
 use crate::oracle::mount_probe::{MountProbe, verify_nothing_served};
 use crate::wait;
@@ -41,20 +43,22 @@ pub(super) fn own_start_ms(application: Application) -> f64 {
 pub(super) fn other_serves(
     arena: &Arena,
     other: &str,
-    cut_ns: u64,
+    cut: impl Into<Cut>,
     figures: &mut Figures,
 ) -> anyhow::Result<u64> {
-    let takeover = arena.wait_takeover(other, cut_ns, TAKEOVER_DEADLINE)?;
+    let cut = cut.into();
+    let takeover = arena.wait_takeover(other, cut, TAKEOVER_DEADLINE)?;
     figures.set("takeover_ms", takeover);
-    let served = arena.wait_served_by(other, cut_ns, SERVED_DEADLINE)?;
+    let served = arena.wait_served_by(other, cut, SERVED_DEADLINE)?;
     figures.set("served_ms", served);
     let limit =
         takeover + SWITCH_MS_MAX + arena.address_wait_ms() + own_start_ms(arena.application());
-    ensure!(
-        served <= limit,
-        "the client was served again after {served:.0} ms; takeover took {takeover:.0} ms, so the limit is {limit:.0} ms"
-    );
-    Ok(cut_ns + (takeover * 1e6) as u64)
+    excuse::ensure(served <= limit, || {
+        format!(
+            "the client was served again after {served:.0} ms; takeover took {takeover:.0} ms, so the limit is {limit:.0} ms"
+        )
+    })?;
+    Ok(cut.done_ns + (takeover.max(0.0) * 1e6) as u64)
 }
 
 /// Goal: power of the primary fails; the other serves; the server returns and is brought up to date under load.
@@ -67,7 +71,9 @@ pub(super) fn primary_power_cut(arena: &mut Arena) -> anyhow::Result<Figures> {
     arena.bring_back(&primary, &mut figures)?;
     figures.set(
         "gap_ms",
-        arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
+        arena
+            .recorder()?
+            .longest_gap_ms(cut.done_ns, wait::boot_ns()),
     );
     Ok(figures)
 }
@@ -144,11 +150,10 @@ pub(super) fn primary_daemon_paused(arena: &mut Arena) -> anyhow::Result<Figures
         arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
     );
     let after = arena.cluster().module_state(&primary)?.epoch;
-    ensure!(
-        before == after,
-        "a pause of {} ms moved a role: epoch {before} became {after}",
-        pause.as_millis()
-    );
+    excuse::ensure(before == after, || {
+        let ms = pause.as_millis();
+        format!("a pause of {ms} ms moved a role: epoch {before} became {after}")
+    })?;
     Ok(figures)
 }
 
@@ -224,9 +229,8 @@ pub(super) fn swap(arena: &mut Arena) -> anyhow::Result<Figures> {
     let gap = arena.recorder()?.longest_gap_ms(began, wait::boot_ns());
     figures.set("gap_ms", gap);
     let limit = 2.0 * own_start_ms(arena.application()) + 500.0;
-    ensure!(
-        gap <= limit,
-        "the gap was {gap:.0} ms, the limit is {limit:.0} ms"
-    );
+    excuse::ensure(gap <= limit, || {
+        format!("the gap was {gap:.0} ms, the limit is {limit:.0} ms")
+    })?;
     Ok(figures)
 }

@@ -48,6 +48,11 @@ pub struct Bound {
 pub struct Rounds(Vec<Figures>);
 
 impl Rounds {
+    /// One round alone.
+    pub fn of(figures: &Figures) -> Rounds {
+        Rounds(vec![figures.clone()])
+    }
+
     /// Adds one round.
     pub fn push(&mut self, figures: Figures) {
         self.0.push(figures);

@@ -1,6 +1,7 @@
 //! Scenarios in which links and LANs fail and every server lives.
 
 use super::arena::{Arena, hold, ms_since};
+use super::excuse;
 use super::figures::Figures;
 use crate::cluster::MODULE;
 use crate::lab::{Direction, LANS};
@@ -72,20 +73,16 @@ fn lose_one(arena: &Arena, primary: &str, lan: usize) -> anyhow::Result<f64> {
     let after = arena.cluster().module_state(primary);
     arena.lab().heal()?;
     let (settled, after) = (settled?, after?);
-    ensure!(
-        settled == primary,
-        "LAN {lan} was lost and the primary moved from {primary} to {settled}"
-    );
-    ensure!(
-        after.epoch == before.epoch,
-        "LAN {lan} was lost and the record changed from epoch {} to {}",
-        before.epoch,
-        after.epoch
-    );
-    ensure!(
-        gap <= OTHER_LAN_STALL_MS_MAX,
-        "LAN {lan} was lost and a writer waited for {gap:.0} ms"
-    );
+    excuse::ensure(settled == primary, || {
+        format!("LAN {lan} was lost and the primary moved from {primary} to {settled}")
+    })?;
+    excuse::ensure(after.epoch == before.epoch, || {
+        let (before, after) = (before.epoch, after.epoch);
+        format!("LAN {lan} was lost and the record changed from epoch {before} to {after}")
+    })?;
+    excuse::ensure(gap <= OTHER_LAN_STALL_MS_MAX, || {
+        format!("LAN {lan} was lost and a writer waited for {gap:.0} ms")
+    })?;
     arena.ready()?;
     // Both LANs are in use again before the next one goes.
     wait::until("every LAN to be heard", OTHER_LAN_DEADLINE, || {
@@ -134,11 +131,10 @@ pub(super) fn flapping_link(arena: &mut Arena) -> anyhow::Result<Figures> {
     figures.set("gap_ms", arena.recorder()?.longest_gap_ms(began, ended));
     let all = arena.all_events()?;
     let order = roles::primaries(MODULE, all.get(events..).unwrap_or_default());
-    ensure!(
-        order.iter().all(|name| *name == primary),
-        "roles moved while the link flapped: {primary}, then {}",
-        order.join(", ")
-    );
+    excuse::ensure(order.iter().all(|name| *name == primary), || {
+        let then = order.join(", ");
+        format!("roles moved while the link flapped: {primary}, then {then}")
+    })?;
     let now = [
         resident_kib(arena, &primary)?,
         resident_kib(arena, &secondary)?,

@@ -11,6 +11,7 @@ pub(super) use removed::removed_while_alone;
 pub(super) use seven::seven_members;
 
 use super::arena::{Arena, hold};
+use super::excuse;
 use super::failover::SERVED_DEADLINE;
 use super::figures::Figures;
 use crate::lab::topology;
@@ -158,12 +159,10 @@ pub(super) fn members_come_and_go(arena: &mut Arena) -> anyhow::Result<Figures> 
     }
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     let after = arena.cluster().module_state(&primary)?;
-    ensure!(
-        before.epoch == after.epoch,
-        "the module's roles changed: epoch {} became {}",
-        before.epoch,
-        after.epoch
-    );
+    excuse::ensure(before.epoch == after.epoch, || {
+        let (before, after) = (before.epoch, after.epoch);
+        format!("the module's roles changed: epoch {before} became {after}")
+    })?;
     figures.set(
         "stall_ms",
         arena.recorder()?.longest_gap_ms(began, wait::boot_ns()),
@@ -174,10 +173,9 @@ pub(super) fn members_come_and_go(arena: &mut Arena) -> anyhow::Result<Figures> 
         hold(cut, CONNECTIONS_END);
         arena.lab().heal()?;
         let leads = arena.wait_settled(wait::boot_ns(), CHANGE_DEADLINE)?;
-        ensure!(
-            leads == primary,
-            "{leads} leads after new connections on LAN {lan}, not {primary}"
-        );
+        excuse::ensure(leads == primary, || {
+            format!("{leads} leads after new connections on LAN {lan}, not {primary}")
+        })?;
         wait_members(arena, &primary, "everybody to be heard", |state| {
             let others = state.members.iter().filter(|m| m.name != primary);
             let mut lans = others.flat_map(|m| &m.lans);
@@ -323,7 +321,7 @@ pub(super) fn server_replaced(arena: &mut Arena) -> anyhow::Result<Figures> {
         "a living server must not be removed: {}",
         alive.summary()
     );
-    let cut = arena.lab_mut().power_cut(&secondary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     wait_members(arena, &primary, "the loss to be noticed", |state| {
         state

@@ -1,6 +1,7 @@
 //! Scenarios in which the primary stays.
 
 use super::arena::Arena;
+use super::excuse;
 use super::failover::SERVED_DEADLINE;
 use super::figures::Figures;
 use crate::wait;
@@ -19,7 +20,7 @@ pub(super) fn secondary_power_cut(arena: &mut Arena) -> anyhow::Result<Figures> 
     let mut figures = Figures::default();
     let primary = arena.ready()?;
     let secondary = arena.cluster().other(&primary)?;
-    let cut = arena.lab_mut().power_cut(&secondary)?;
+    let cut = arena.lab_mut().power_cut(&secondary)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     figures.set(
@@ -42,7 +43,7 @@ pub(super) fn witness_lost(arena: &mut Arena) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let primary = arena.ready()?;
     let before = arena.cluster().module_state(&primary)?;
-    let cut = arena.lab_mut().power_cut("w")?;
+    let cut = arena.lab_mut().power_cut("w")?.done_ns;
     wait::until("the witness to be missed", MEMBER_DEADLINE, || {
         is_down(arena, &primary, "w").and_then(|down| {
             if down {
@@ -69,12 +70,10 @@ pub(super) fn witness_lost(arena: &mut Arena) -> anyhow::Result<Figures> {
         })
     })?;
     let after = arena.cluster().module_state(&primary)?;
-    ensure!(
-        before.epoch == after.epoch,
-        "the loss of the witness changed roles: epoch {} became {}",
-        before.epoch,
-        after.epoch
-    );
+    excuse::ensure(before.epoch == after.epoch, || {
+        let (before, after) = (before.epoch, after.epoch);
+        format!("the loss of the witness changed roles: epoch {before} became {after}")
+    })?;
     Ok(figures)
 }
 

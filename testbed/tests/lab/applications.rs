@@ -48,7 +48,7 @@ fn acknowledged_rows_survive_a_power_cycle() {
     let mut ledger = start_ledger(&lab);
     let recorder = record(&lab);
     recorder.wait_load(20, SOON).unwrap();
-    let cut = lab.power_cut("s1").unwrap();
+    let cut = lab.power_cut("s1").unwrap().done_ns;
     ledger.wait().unwrap();
     lab.power_on("s1").unwrap();
     let mut ledger = start_ledger(&lab);
@@ -70,7 +70,7 @@ fn planted_loss_is_found() {
     let mut ledger = start_ledger(&lab);
     let recorder = record(&lab);
     recorder.wait_load(20, SOON).unwrap();
-    let cut = lab.power_cut("s1").unwrap();
+    let cut = lab.power_cut("s1").unwrap().done_ns;
     ledger.wait().unwrap();
     std::fs::remove_dir_all(lab.data_below("s1").join("ledger")).unwrap();
     lab.power_on("s1").unwrap();

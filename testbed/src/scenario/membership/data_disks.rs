@@ -47,13 +47,13 @@ fn every_harm(arena: &mut Arena, role: Role) -> anyhow::Result<Figures> {
         Role::Secondary => (other, primary),
     };
     let old = arena.lab().site().directory().join("old-disk");
-    let cut = arena.lab_mut().power_cut(&victim)?;
+    let cut = arena.lab_mut().power_cut(&victim)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     copy(&arena.lab().root(&victim).join("var"), &old)?;
     arena.bring_back(&victim, &mut figures)?;
     for harm in [Harm::Restored, Harm::LogLost, Harm::Wiped] {
         give_role(arena, &victim, role)?;
-        let cut = arena.lab_mut().power_cut(&victim)?;
+        let cut = arena.lab_mut().power_cut(&victim)?.done_ns;
         arena.wait_served(cut, SERVED_DEADLINE)?;
         hurt(&arena.lab().root(&victim).join("var"), &old, harm)?;
         arena.lab_mut().power_on(&victim)?;

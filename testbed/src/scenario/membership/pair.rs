@@ -30,7 +30,7 @@ pub(in crate::scenario) fn pair_under_load(arena: &mut Arena) -> anyhow::Result<
     })?;
 
     lead(arena, VOTER)?;
-    let cut = arena.lab_mut().power_cut(OTHER)?;
+    let cut = arena.lab_mut().power_cut(OTHER)?.done_ns;
     arena.wait_served(cut, SERVED_DEADLINE)?;
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
     let stall = arena.recorder()?.longest_gap_ms(cut, wait::boot_ns());

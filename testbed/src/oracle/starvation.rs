@@ -17,9 +17,12 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// Between two synced writes: seldom enough to cost nobody anything.
 const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A machine that stood still for so long may have kept the daemons waiting for a lease.
+pub const STOOD_STILL: Duration = Duration::from_millis(700);
+
 /// A running meter.
 #[derive(Debug)]
-pub(super) struct Starvation {
+pub struct Starvation {
     worst_ns: Arc<Mutex<u64>>,
     must_stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -30,7 +33,7 @@ impl Starvation {
     ///
     /// # Errors
     /// No file can be made there.
-    pub(super) fn start(directory: &Path) -> io::Result<Starvation> {
+    pub fn start(directory: &Path) -> io::Result<Starvation> {
         let file = File::create(directory.join("starvation"))?;
         let mut starvation = Starvation {
             worst_ns: Arc::default(),
@@ -63,7 +66,7 @@ impl Starvation {
     }
 
     /// The longest wait since the last question.
-    pub(super) fn take(&self) -> Duration {
+    pub fn take(&self) -> Duration {
         Duration::from_nanos(std::mem::take(&mut *self.worst_ns.lock()))
     }
 }
