@@ -155,7 +155,6 @@ impl Cluster {
     /// A command failed, or the module did not come to PRIM and SECOND.
     pub fn install(&self, application: Application, primary: &str) -> anyhow::Result<()> {
         let package = package::write(&self.lab, application)?;
-        package::set_acknowledgement(&package, self.acknowledgement)?;
         self.install_package(&package, primary)
     }
 
@@ -165,7 +164,6 @@ impl Cluster {
     /// As `install`.
     pub fn install_bare(&self, primary: &str) -> anyhow::Result<()> {
         let package = package::write_bare(&self.lab)?;
-        package::set_acknowledgement(&package, self.acknowledgement)?;
         self.install_package(&package, primary)
     }
 
@@ -174,6 +172,7 @@ impl Cluster {
     /// # Errors
     /// As `install`.
     pub fn install_package(&self, package: &Path, primary: &str) -> anyhow::Result<()> {
+        package::set_acknowledgement(package, self.acknowledgement)?;
         let servers = self.server_names().join(",");
         let path = package.display().to_string();
         self.skcli(primary)?.json(&[

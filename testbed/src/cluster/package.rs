@@ -151,6 +151,12 @@ pub fn set_acknowledgement(package: &Path, given: Acknowledgement) -> anyhow::Re
         Acknowledgement::Receipt => "async=\"second\"",
     };
     let synchronous = |word| format!("name=\"LEDGER_SYNCHRONOUS\" value=\"{word}\"");
+    let is_ledger = text.contains("LEDGER_BIN");
+    ensure!(
+        !is_ledger || text.contains(&synchronous("full")),
+        "{} does not say how the ledger syncs",
+        path.display()
+    );
     let text = text.replace(&synchronous("full"), &synchronous("off"));
     Ok(fs::write(&path, text.replace(DEFAULT, word))?)
 }
