@@ -46,8 +46,9 @@ struct Held {
 }
 
 impl AddressKeeper {
-    /// Adds the address, announces it, and goes on renewing it as long as `may_renew` says so. It
-    /// is asked at each renewal and must only read atomics. A `bool` will do for an answer.
+    /// Adds the address, has announced it when it returns, and goes on renewing it as long as
+    /// `may_renew` says so. It is asked at each renewal and must only read atomics. A `bool` will
+    /// do for an answer.
     ///
     /// # Errors
     /// `NotAllowed` when the first answer is no; `System` when the kernel refuses the address.
@@ -76,13 +77,16 @@ impl AddressKeeper {
             held: Mutex::new(held),
             wake: Condvar::new(),
         });
-        let keeping = Keeping {
+        let mut keeping = Keeping {
             shared: Arc::clone(&shared),
             announcer,
             schedule: Schedule::default(),
             added_at: Instant::now(),
             is_failing: false,
         };
+        // Here and not by the thread, which a busy machine may start late: what starts behind the
+        // address must not be the first that the neighbours hear of it.
+        keeping.announce_if_due();
         let spawned = std::thread::Builder::new()
             .name("sk-address".to_owned())
             .spawn(move || keeping.run(|| may_renew().into()));
