@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 
 /// Time between two looks at a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Time between two looks at what must stay.
+const STAYS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Whoever lives answers within this time, however busy.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A condition did not become true in time.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,34 @@ pub fn until<T>(
             Err(_) => std::thread::sleep(POLL_INTERVAL),
         }
     }
+}
+
+/// Asks until there is an answer, whatever it says: one question may go unanswered while a peer is dead or the machine is busy.
+///
+/// # Errors
+/// `TimedOut` with what the last question came to.
+pub fn answer<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<T>) -> Result<T, TimedOut> {
+    until(what, ANSWER_DEADLINE, || {
+        ask().map_err(|error| format!("{error:#}"))
+    })
+}
+
+/// Asks for so long, and once more after that: every answer must be right, and no answer is none.
+///
+/// # Errors
+/// The first answer that `verify` refuses, or there is none in the end.
+pub fn stays<T>(
+    what: &str,
+    duration: Duration,
+    mut ask: impl FnMut() -> anyhow::Result<T>,
+    verify: impl Fn(T) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let end = Instant::now() + duration;
+    while Instant::now() < end {
+        ask().ok().map_or(Ok(()), &verify)?;
+        std::thread::sleep(STAYS_INTERVAL);
+    }
+    verify(answer(what, ask)?)
 }
 
 /// What a command that was given a deadline left behind.
@@ -159,4 +192,31 @@ pub fn unix_ms() -> u64 {
 pub fn boot_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{bail, ensure};
+
+    #[test]
+    fn only_another_answer_ends_what_stays() {
+        let look = |wrong_at: u32| {
+            let mut asked = 0;
+            let ask = || {
+                asked += 1;
+                if asked % 2 == 1 {
+                    bail!("no answer");
+                }
+                Ok(asked)
+            };
+            stays("it", STAYS_INTERVAL * 4, ask, |answer| {
+                ensure!(answer < wrong_at, "answered {answer}");
+                Ok(())
+            })
+        };
+        look(u32::MAX).expect("nothing else was answered");
+        let error = look(2).expect_err("the first answer is wrong");
+        assert_eq!(error.to_string(), "answered 2");
+    }
 }

@@ -5,7 +5,7 @@ use super::failover::SERVED_DEADLINE;
 use super::figures::Figures;
 use crate::wait;
 use anyhow::{Context as _, ensure};
-use api::v1::{ModuleState, Quality};
+use api::v1::{ModuleState, Quality, ServerModuleReply};
 use rustix::fs::inotify;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -91,26 +91,25 @@ pub(super) fn addition_open_over_restart(arena: &mut Arena) -> anyhow::Result<Fi
     let killed = arena.lab_mut().kill_daemon(&primary)?;
     arena.lab().isolate(&primary)?;
     arena.lab_mut().start_daemon(&primary)?;
-    let waits = || -> Result<String, String> {
-        let own = arena
-            .cluster()
-            .own_state(&primary)
-            .map_err(|e| format!("{e:#}"))?;
+    let own = || arena.cluster().own_state(&primary);
+    let waits = |own: ServerModuleReply| -> Result<String, String> {
         let is_waiting = own.state() == ModuleState::Wait
             && own.quality() == Quality::NotReady
             && own.detail.contains("waits for a majority");
         let said = format!("{:?}: {}", own.state(), own.detail);
         if is_waiting { Ok(said) } else { Err(said) }
     };
-    let said = wait::until("WAIT for a majority", SHOWN_DEADLINE, waits)?;
+    let said = wait::until("WAIT for a majority", SHOWN_DEADLINE, || {
+        own().map_err(|e| format!("{e:#}")).and_then(waits)
+    })?;
     tracing::info!(primary, said, "restarted with an open addition");
-    let began = wait::boot_ns();
-    while ms_since(began) < STAYS_WAITING.as_secs_f64() * 1000.0 {
-        waits().map_err(|said| anyhow::anyhow!("it left WAIT without a majority: {said}"))?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait::stays("the former primary", STAYS_WAITING, own, |own| {
+        let left = |said| anyhow::anyhow!("it left WAIT without a majority: {said}");
+        waits(own).map(drop).map_err(left)
+    })?;
     // Whether the addition was committed is known to the others only; the other leads if it was.
-    let was_added = arena.state_of(&secondary)? != ModuleState::Wait;
+    let its = wait::answer("the other server", || arena.state_of(&secondary))?;
+    let was_added = its != ModuleState::Wait;
     figures.set("addition_committed", f64::from(u8::from(was_added)));
     let healed = wait::boot_ns();
     arena.lab().heal()?;

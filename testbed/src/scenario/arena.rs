@@ -376,7 +376,7 @@ impl Arena {
     ) -> anyhow::Result<()> {
         self.wait_settled(began_ns, CONVERGE_DEADLINE)?;
         figures.set("reintegration_ms", ms_since(began_ns));
-        let own = self.cluster.own_state(server)?;
+        let own = wait::answer("a server's own state", || self.cluster.own_state(server))?;
         figures.set("reintegrated_bytes", own.resync_bytes_sent as f64);
         Ok(())
     }

@@ -99,15 +99,14 @@ pub(super) fn stale_server_starts_first(arena: &mut Arena) -> anyhow::Result<Fig
         }
     })?;
     tracing::info!(stale, detail, "the stale server waits");
-    let began = wait::boot_ns();
-    while ms_since(began) < STAYS_WAITING.as_secs_f64() * 1000.0 {
-        let state = arena.state_of(&stale)?;
+    let state = || arena.state_of(&stale);
+    wait::stays("the stale server", STAYS_WAITING, state, |state| {
         ensure!(
             state == ModuleState::Wait,
             "the stale server left WAIT without {primary}: {state:?}"
         );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        Ok(())
+    })?;
     let returned = wait::boot_ns();
     arena.lab_mut().power_on(&primary)?;
     arena.lab_mut().start_daemon(&primary)?;

@@ -85,9 +85,13 @@ pub(super) fn heart_timeout(arena: &mut Arena) -> anyhow::Result<Figures> {
     let primary = arena.ready()?;
     let wait_ms = arena.profile().takeover_ms_max();
     hold(wait::boot_ns(), Duration::from_secs_f64(wait_ms / 1000.0));
-    let lease_ms = arena.cluster().cluster_state(&primary)?.lease_remaining_ms;
+    let lease_ms = wait::until("a lease", SERVED_DEADLINE, || {
+        let state = arena.cluster().cluster_state(&primary);
+        let lease_ms = state.map_err(|e| format!("{e:#}"))?.lease_remaining_ms;
+        (lease_ms > 0).then_some(lease_ms).ok_or_else(String::new)
+    })?;
     ensure!(
-        (1..=SHORT_LEASE_MS).contains(&lease_ms),
+        lease_ms <= SHORT_LEASE_MS,
         "{primary} has a lease for another {lease_ms} ms"
     );
     primary_power_cut(arena)
@@ -212,7 +216,9 @@ pub(super) fn swap(arena: &mut Arena) -> anyhow::Result<Figures> {
     let takeover = arena.wait_takeover(&other, began, TAKEOVER_DEADLINE)?;
     figures.set("switched_ms", takeover);
     arena.wait_served_by(&other, began, SERVED_DEADLINE)?;
-    let state = arena.cluster().module_state(&other)?;
+    let state = wait::answer("the state of the module", || {
+        arena.cluster().module_state(&other)
+    })?;
     ensure!(
         state.in_sync.len() == 2,
         "a switchover must not need a reintegration: in sync [{}]",
@@ -220,7 +226,8 @@ pub(super) fn swap(arena: &mut Arena) -> anyhow::Result<Figures> {
     );
     arena.primary()?;
     for server in [&primary, &other] {
-        let copied = arena.cluster().own_state(server)?.resync_bytes_sent;
+        let own = wait::answer("a server's own state", || arena.cluster().own_state(server))?;
+        let copied = own.resync_bytes_sent;
         ensure!(
             copied == 0,
             "{server} copied {copied} bytes in a switchover"

@@ -158,7 +158,8 @@ fn refused_while_mirrored(cluster: &Cluster, s1: &str, s2: &str) -> anyhow::Resu
 /// What is typed wrongly changes nothing; what is missing is shown. Answers the epoch.
 fn misuse(arena: &Arena, s1: &str, s2: &str) -> anyhow::Result<u64> {
     let cluster = arena.cluster();
-    let before = cluster.module_state(s2)?;
+    let state = || wait::answer("the state of the module", || cluster.module_state(s2));
+    let before = state()?;
     let skcli = cluster.skcli(s2)?;
     let ordinary = skcli.try_run(&["module", "prim", "-m", MODULE, "--server", s2])?;
     expect(&ordinary, REFUSED, "--force")?;
@@ -194,7 +195,7 @@ fn misuse(arena: &Arena, s1: &str, s2: &str) -> anyhow::Result<u64> {
     expect(&dead, REFUSED, "holds every acknowledged write")?;
     let wrong = skcli.try_run(&[&prim[..], &["--epoch", "seven"]].concat())?;
     expect(&wrong, USAGE, "seven")?;
-    let after = cluster.module_state(s2)?;
+    let after = state()?;
     ensure!(
         after.epoch == before.epoch && after.in_sync == before.in_sync,
         "misuse changed something: {before:?} became {after:?}"
@@ -306,7 +307,8 @@ fn wrong_side_and_back(arena: &mut Arena, s1: &str, s2: &str) -> anyhow::Result<
     stop(s1)?;
     wait_state(arena, s2, ModuleState::Alone)?;
     write(arena, s2, "changed", "only s2 has this")?;
-    forced(arena.cluster(), s1, epoch_of(arena, s1)?, "the wrong side")?;
+    // What was waited for s2 has said: s1 may not have applied it yet.
+    forced(arena.cluster(), s1, epoch_of(arena, s2)?, "the wrong side")?;
     // Alone for as long as it takes to bring s2 up to date, which may be no time at all.
     let leading = [ModuleState::Alone, ModuleState::Prim];
     arena.cluster().wait_state(s1, &leading, SOON)?;
@@ -356,7 +358,10 @@ fn expect(done: &Finished, code: i32, said: &str) -> anyhow::Result<()> {
 }
 
 fn epoch_of(arena: &Arena, server: &str) -> anyhow::Result<u64> {
-    Ok(arena.cluster().module_state(server)?.epoch)
+    let state = wait::answer("the state of the module", || {
+        arena.cluster().module_state(server)
+    })?;
+    Ok(state.epoch)
 }
 
 fn wait_state(arena: &Arena, server: &str, state: ModuleState) -> anyhow::Result<()> {

@@ -14,8 +14,8 @@ use std::time::Duration;
 const LEARNT_MS_MAX: f64 = 5000.0;
 /// With the stop and start of an application in it.
 const DONE_MS_MAX: f64 = 20_000.0;
-/// The primary has gone on alone, and everybody has heard of it, this long after the link of the pair was cut.
-const ALONE_AFTER: Duration = Duration::from_secs(4);
+/// Connections of a server that is cut off have ended after this time.
+const CUT_OFF: Duration = Duration::from_secs(4);
 /// Exit status of a refusal, and of a command that nobody answered.
 const REFUSED: i32 = 4;
 const NO_ANSWER: i32 = 5;
@@ -133,11 +133,8 @@ fn to_the_primary(
     secondary: &str,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let cut = arena.lab().cut_all(
-        &directions(&[(primary, secondary), (secondary, primary)]),
-        &LANS,
-    )?;
-    hold(cut, ALONE_AFTER);
+    let pair = [(primary, secondary), (secondary, primary)];
+    arena.lab().cut_all(&directions(&pair), &LANS)?;
     let typed = type_without_pair(arena, primary, secondary, figures);
     arena.lab().heal()?;
     typed?;
@@ -151,13 +148,17 @@ fn type_without_pair(
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
     let skcli = arena.cluster().skcli(secondary)?;
-    let state = arena.cluster().module_state(secondary)?;
-    let its = state.servers.iter().find(|each| each.server == primary);
-    ensure!(
-        its.is_some_and(|its| its.state() == ModuleState::Alone),
-        "{secondary} does not know how {primary} is: {}",
-        crate::cluster::observe::summary(&state)
-    );
+    let what = format!("{secondary} to know that {primary} is alone");
+    wait::until(&what, CONVERGE_DEADLINE, || {
+        let state = arena.cluster().module_state(secondary);
+        let state = state.map_err(|e| format!("{e:#}"))?;
+        let its = state.servers.iter().find(|each| each.server == primary);
+        if its.is_some_and(|its| its.state() == ModuleState::Alone) {
+            Ok(())
+        } else {
+            Err(crate::cluster::observe::summary(&state))
+        }
+    })?;
     let before = process_of(arena, primary)?;
     let began = wait::boot_ns();
     let done = skcli.try_run(&["module", "restart", "-m", MODULE])?;
@@ -190,7 +191,7 @@ fn type_without_pair(
 fn no_way(arena: &Arena, secondary: &str) -> anyhow::Result<()> {
     arena.ready()?;
     let cut = arena.lab().isolate(secondary)?;
-    hold(cut, ALONE_AFTER);
+    hold(cut, CUT_OFF);
     let done = arena
         .cluster()
         .skcli(secondary)?

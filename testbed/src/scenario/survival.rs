@@ -27,7 +27,9 @@ pub(super) fn secondary_power_cut(arena: &mut Arena) -> anyhow::Result<Figures> 
         "stall_ms",
         arena.recorder()?.longest_gap_ms(cut, wait::boot_ns()),
     );
-    let state = arena.cluster().module_state(&primary)?;
+    let state = wait::answer("the state of the module", || {
+        arena.cluster().module_state(&primary)
+    })?;
     ensure!(
         state.primary == primary && state.in_sync == [primary.clone()],
         "{primary} should be alone: primary {}, in sync [{}]",

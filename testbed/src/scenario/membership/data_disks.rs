@@ -104,7 +104,9 @@ fn way_out(arena: &Arena, victim: &str, survivor: &str, harm: Harm) -> anyhow::R
         Harm::Wiped => wait_fresh(arena, victim)?,
     }
     arena.recorder()?.wait_load(GOES_ON, GOES_ON_DEADLINE)?;
-    let state = arena.cluster().module_state(survivor)?;
+    let state = wait::answer("the state of the module", || {
+        arena.cluster().module_state(survivor)
+    })?;
     ensure!(
         state.primary == survivor && state.in_sync == [survivor.to_owned()],
         "{harm:?}: {survivor} should serve alone: primary {}, in sync [{}]",

@@ -81,7 +81,10 @@ fn voter_is_lost(arena: &mut Arena, figures: &mut Figures) -> anyhow::Result<()>
     hold(lost, STAYS_WAITING);
     let served = arena.recorder()?.first_answered_after(lost);
     ensure!(served.is_none(), "a row was answered without a quorum");
-    let epoch = arena.cluster().module_state(OTHER)?.epoch;
+    let state = wait::answer("the state of the module", || {
+        arena.cluster().module_state(OTHER)
+    })?;
+    let epoch = state.epoch;
     ensure!(
         epoch == before,
         "epoch {before} became {epoch} without a quorum"

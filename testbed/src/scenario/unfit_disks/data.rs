@@ -136,7 +136,9 @@ fn serves_without(
     wait_down(arena, survivor, victim, true)?;
     arena.wait_served_by(survivor, since_ns, SERVED_DEADLINE)?;
     arena.recorder()?.wait_load(GOES_ON, SERVED_DEADLINE)?;
-    let state = arena.cluster().module_state(survivor)?;
+    let state = wait::answer("the state of the module", || {
+        arena.cluster().module_state(survivor)
+    })?;
     ensure!(
         state.primary == survivor && state.in_sync == [survivor.to_owned()],
         "{survivor} should serve alone: primary {}, in sync [{}]",
