@@ -309,6 +309,14 @@ impl Cluster {
         self.observer.module(&self.lab.root(server), MODULE)
     }
 
+    /// Every module as a server sees it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn modules(&self, server: &str) -> anyhow::Result<Vec<v1::ModuleStateReply>> {
+        self.observer.modules(&self.lab.root(server))
+    }
+
     /// All events, from the first server that answers.
     ///
     /// # Errors

@@ -65,6 +65,18 @@ impl Observer {
         })
     }
 
+    /// State of every module as the daemon below `root` sees it.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn modules(&self, root: &Path) -> anyhow::Result<Vec<v1::ModuleStateReply>> {
+        self.ask(async {
+            let mut client = ModuleClient::new(channel(root).await?);
+            let reply = client.list(v1::ModuleListRequest {}).await?;
+            Ok(reply.into_inner().modules)
+        })
+    }
+
     /// All events the daemon below `root` knows, oldest first.
     ///
     /// # Errors

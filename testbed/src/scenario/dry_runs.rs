@@ -6,6 +6,7 @@ use super::figures::Figures;
 use crate::cluster::skcli::Skcli;
 use crate::cluster::{MODULE, package};
 use crate::lab::topology;
+use crate::oracle::explanation::is_daemon;
 use crate::wait::{self, Finished};
 use anyhow::{Context as _, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -358,22 +359,51 @@ fn applied(arena: &Arena) -> anyhow::Result<Vec<u64>> {
     indices.collect()
 }
 
-/// The newest entry, once all have applied it: one that was refused a moment ago is applied by the others a little later.
-fn newest(arena: &Arena) -> anyhow::Result<u64> {
-    let level = wait::until("all members at one entry", REST_DEADLINE, || {
+/// Waits until all have applied the newest entry: what one has applied the others apply a little later.
+fn wait_level(arena: &Arena) -> anyhow::Result<()> {
+    wait::until("all members at one entry", REST_DEADLINE, || {
         let all = applied(arena).map_err(|error| format!("{error:#}"))?;
         match all.as_slice() {
-            [first, rest @ ..] if rest.iter().all(|index| index == first) => Ok(*first),
+            [first, rest @ ..] if rest.iter().all(|index| index == first) => Ok(()),
             _ => Err(format!("{all:?}")),
         }
     })?;
-    Ok(level)
+    Ok(())
 }
 
-/// What must be the same: what was applied, and every file of the state directories but those of the log, which hold no more
-/// than what was applied.
+/// The members, who shall run and leads each module, and the newest event that is not by a daemon. A daemon may declare another one,
+/// or drop its copy, whenever the machine is slow.
+fn on_record(arena: &Arena) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut seen = BTreeMap::new();
+    let events = wait::answer("the events", || arena.cluster().events_of("s1"))?;
+    let by_operators = events.iter().filter(|event| !is_daemon(&event.author));
+    let newest = by_operators.max_by_key(|event| event.id);
+    seen.insert(
+        "newest event".to_owned(),
+        newest.map_or_else(String::new, |e| {
+            format!("{} {} by {}", e.id, e.text, e.author)
+        }),
+    );
+    let state = wait::answer("the members", || arena.cluster().cluster_state("s1"))?;
+    for member in &state.members {
+        let addresses: Vec<&str> = member.lans.iter().map(|l| l.address.as_str()).collect();
+        let told = format!("{} {} {addresses:?}", member.name, member.is_voter);
+        seen.insert(format!("member {}", member.id), told);
+    }
+    for module in wait::answer("the modules", || arena.cluster().modules("s1"))? {
+        let wanted = module.servers.iter().map(|s| (&s.server, &s.wanted));
+        let wanted: Vec<_> = wanted.collect();
+        let told = format!("{} {} {wanted:?}", module.primary, module.ack);
+        seen.insert(format!("module {}", module.module), told);
+    }
+    Ok(seen)
+}
+
+/// What must be the same: what an operator can change of the cluster, and every file of the state directories but those of the
+/// log, which hold no more than what was applied.
 fn fingerprint(arena: &Arena, fresh: &Fresh) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut seen = BTreeMap::from([("applied".to_owned(), newest(arena)?.to_string())]);
+    wait_level(arena)?;
+    let mut seen = on_record(arena)?;
     let roots = ["s1", "s2", "w"].map(|member| arena.lab().root(member));
     for root in roots.iter().chain([&fresh.root]) {
         files_below(&root.join("var/lib/sidekick"), &mut seen)?;
