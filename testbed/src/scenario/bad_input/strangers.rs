@@ -18,7 +18,7 @@ use std::time::Duration;
 /// What may be asked for at the one port between servers: the mirror; Raft, heartbeats, proposals and the calls between servers,
 /// which are all gRPC; nothing in particular.
 const PROTOCOLS: [&[&[u8]]; 3] = [&[b"sidekick-mirror/1"], &[b"h2"], &[]];
-/// Whoever was let in hears nothing for so long, since he says nothing.
+/// A member was let in when it hears nothing for so long, since it says nothing. A stranger is given as long as a refusal may take.
 const LET_IN: Duration = Duration::from_secs(1);
 /// Name of the cluster of the lab, and of a cluster of strangers.
 const THE_SAME_NAME: &str = "lab";
@@ -60,7 +60,9 @@ fn certificates(arena: &Arena) -> anyhow::Result<u32> {
     for protocol in PROTOCOLS {
         for (what, card) in &strangers {
             let told = || format!("{what}, {}", name_of(protocol));
-            let met = client.within(|| knock(card, protocol)).with_context(told)?;
+            let met = client
+                .within(|| knock(card, protocol, REFUSED_DEADLINE))
+                .with_context(told)?;
             ensure!(
                 matches!(met, Met::Refused(_)),
                 "{}: should be refused in the handshake, but: {met:?}",
@@ -70,7 +72,7 @@ fn certificates(arena: &Arena) -> anyhow::Result<u32> {
             count += 1;
         }
         if !protocol.is_empty() {
-            let met = client.within(|| knock(&member, protocol))?;
+            let met = client.within(|| knock(&member, protocol, LET_IN))?;
             ensure!(
                 met == Met::LetIn,
                 "a member of this cluster, {}: {met:?}",
@@ -195,8 +197,8 @@ enum Met {
     LetIn,
 }
 
-/// Completes the handshake as far as it goes, and says nothing.
-fn knock(card: &Card, protocol: &[&[u8]]) -> anyhow::Result<Met> {
+/// Completes the handshake as far as it goes, and says nothing. Who hears nothing for so long was let in.
+fn knock(card: &Card, protocol: &[&[u8]], patience: Duration) -> anyhow::Result<Met> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -211,7 +213,7 @@ fn knock(card: &Card, protocol: &[&[u8]]) -> anyhow::Result<Met> {
             return refused(&error).with_context(|| format!("handshake: {error}"));
         }
     }
-    stream.set_read_timeout(Some(LET_IN))?;
+    stream.set_read_timeout(Some(patience))?;
     // With TLS 1.3 the daemon looks at the certificate after our last word of the handshake.
     let mut answer = [0_u8; 64];
     match rustls::Stream::new(&mut connection, &mut stream).read(&mut answer) {
