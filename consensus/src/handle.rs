@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
@@ -142,6 +143,8 @@ pub struct Status {
     pub votes: bool,
     /// Who says that this member was removed from the cluster for good.
     pub removed_by: BTreeSet<ServerId>,
+    /// How often this member asked for an election because the leader was lost, since this start.
+    pub elections_asked: u64,
     /// Time since each other member was heard, per LAN; `None`: never since this start.
     pub heard: BTreeMap<(ServerId, usize), Option<Duration>>,
 }
@@ -163,6 +166,7 @@ struct Inner {
     heard: Arc<Heard>,
     admission: Arc<Admission>,
     durable: Arc<Mutex<LogPosition>>,
+    elections_asked: Arc<AtomicU64>,
     running: Mutex<Option<Running>>,
 }
 
@@ -258,8 +262,15 @@ impl Consensus {
         };
         let (thread, actions) = LivenessThread::start(beats).map_err(StartError::Thread)?;
         let silence = Duration::from_nanos(timing.lease_ns / 2);
-        let replacing =
-            replace_lost_leader(me, raft.clone(), heard.clone(), applied.clone(), timing);
+        let elections_asked = Arc::default();
+        let replacing = replace_lost_leader(
+            me,
+            raft.clone(),
+            heard.clone(),
+            applied.clone(),
+            timing,
+            Arc::clone(&elections_asked),
+        );
         let tasks = vec![
             spawn(maintain(raft.clone(), applied.clone())),
             spawn(hand_over(me, raft.clone(), heard.clone(), silence)),
@@ -282,6 +293,7 @@ impl Consensus {
             heard,
             admission,
             durable,
+            elections_asked,
             running,
         };
         Ok(Consensus {
@@ -440,6 +452,7 @@ impl Consensus {
             raft,
             applied,
             heard,
+            elections_asked,
             ..
         } = &*self.inner;
         let metrics = raft.metrics().borrow_watched().clone();
@@ -462,6 +475,7 @@ impl Consensus {
                 .collect(),
             votes: metrics.membership_config.voter_ids().any(|id| id == me.0),
             removed_by: heard.removers(),
+            elections_asked: elections_asked.load(Ordering::Relaxed),
             heard: lans
                 .map(|(id, lan)| ((id, lan), heard.age(id, lan)))
                 .collect(),

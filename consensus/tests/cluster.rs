@@ -6,7 +6,7 @@ mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use consensus::state::{Accepted, AckMode, Command, PackageHash, ServerId, Wanted};
 use consensus::{BindError, Origin, ProposeError, ReadError, StartError, boot_time};
@@ -155,8 +155,10 @@ async fn server_cut_from_the_majority_loses_its_lease_before_it_is_declared() {
     let is_down = || cluster.node(2).state().members[&ServerId(1)].is_down;
     let mut declared_first = false;
     eventually("the lease runs out", || {
+        // In this order: a lease that is held after the server was seen down was held then, too.
+        let was_down = is_down();
         let has_lease = lease.valid_until() > boot_time();
-        declared_first |= has_lease && is_down();
+        declared_first |= was_down && has_lease;
         !has_lease
     })
     .await;
@@ -435,7 +437,7 @@ async fn regression_a_lost_answer_is_learnt_by_asking_again() {
 }
 
 /// Goal: a leader that counts as lost by a module's short lease is replaced before Raft's own timer runs out, which takes 3.6 s and
-/// more in a cluster with a lease of 10 s.
+/// more in a cluster with a lease of 10 s. Method: somebody asked for the election, and nobody does once there is another leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_leader_is_replaced_before_the_timer_of_raft_runs_out() {
     let mut cluster = Cluster::start_with_lease(2, true, 10_000).await;
@@ -453,13 +455,23 @@ async fn lost_leader_is_replaced_before_the_timer_of_raft_runs_out() {
         cluster.nodes().all(|node| !node.state().modules.is_empty())
     })
     .await;
+    // A witness has no module: it hands over when it misses a server.
+    if cluster.leader().await == 3 {
+        cluster.wires.cut(3, 2, BOTH);
+        eventually("server 1 leads", || {
+            let mut nodes = cluster.nodes();
+            nodes.all(|node| node.on().status().leader == Some(ServerId(1)))
+        })
+        .await;
+        cluster.wires.heal();
+    }
     let lost = cluster.leader().await;
-    assert_ne!(lost, 3, "a witness has no module");
-    let began = Instant::now();
+    assert_ne!(lost, 3);
     cluster.power_off(lost).await;
     assert_ne!(cluster.leader().await, lost);
-    let replaced = began.elapsed();
-    assert!(replaced < Duration::from_millis(3500), "{replaced:?}");
+    let survivors = (1..=3).filter(|id| *id != lost);
+    let asked = survivors.map(|id| cluster.node(id).on().status().elections_asked);
+    assert!(asked.sum::<u64>() > 0, "the timer of Raft was waited for");
 }
 
 /// The disk of a voter is put back to an earlier state while the others run on: it must not vote again.

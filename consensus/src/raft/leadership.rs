@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
@@ -162,13 +163,14 @@ pub(crate) async fn hand_over(me: ServerId, raft: Raft, heard: Arc<Heard>, silen
 
 /// Runs until Raft stops. Where the leader's silence is long enough for its server to count as lost, and for Raft to let go of
 /// it, this member asks for an election instead of waiting for Raft's timer. It asks for votes first (pre-vote), so whoever still
-/// hears the leader, or has more of the log, keeps it from disturbing anything.
+/// hears the leader, or has more of the log, keeps it from disturbing anything. `asked` counts how often.
 pub(crate) async fn replace_lost_leader(
     me: ServerId,
     raft: Raft,
     heard: Arc<Heard>,
     applied: watch::Receiver<Applied>,
     profile: Timing,
+    asked: Arc<AtomicU64>,
 ) {
     let times = raft.config().clone();
     let between_elections = Duration::from_millis(times.election_timeout_min);
@@ -192,6 +194,7 @@ pub(crate) async fn replace_lost_leader(
         let is_my_turn = |silence| is_candidate(me, leader, &voters, silence, patience);
         if heard.age_any(leader).is_some_and(is_my_turn) {
             pause = between_elections;
+            asked.fetch_add(1, Ordering::Relaxed);
             if raft.trigger().elect(true).await.is_err() {
                 return;
             }
