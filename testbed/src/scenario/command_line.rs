@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use parking_lot::Mutex;
 use std::io::Write as _;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -106,7 +107,7 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
-/// Runs all rounds of a scenario in one lab and judges them.
+/// Runs all rounds of a scenario and judges them: in one lab when they begin with the module mirrored, else each in a lab of its own.
 pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
     let seed = options.seed.unwrap_or_else(rand::random);
     let mut outcome = Outcome {
@@ -117,8 +118,29 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
         acknowledged: 0,
         failure: None,
     };
+    let all = 1..=options.repeat;
+    let labs: Vec<_> = if scenario.start.is_mirrored() {
+        vec![all]
+    } else {
+        all.map(|round| round..=round).collect()
+    };
+    for rounds in labs {
+        perform_in_a_lab(scenario, options, rounds, &mut outcome);
+        if outcome.failure.is_some() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn perform_in_a_lab(
+    scenario: &Scenario,
+    options: &RunOptions,
+    rounds: RangeInclusive<u32>,
+    outcome: &mut Outcome,
+) {
     let topology = scenario.start.topology();
-    match Arena::formed_with(topology, options.app, seed, options.profile) {
+    match Arena::formed_with(topology, options.app, outcome.seed, options.profile) {
         Err(error) => outcome.failure = Some(format!("{error:#}")),
         Ok(mut arena) => {
             arena.length = options.length();
@@ -127,17 +149,17 @@ pub fn perform(scenario: &'static Scenario, options: &RunOptions) -> Outcome {
             if options.keep {
                 arena.lab_mut().keep_files();
             }
-            if let Err(error) = all_rounds(scenario, options, &mut arena, &mut outcome) {
+            if let Err(error) = play_rounds(scenario, options, rounds, &mut arena, outcome) {
                 outcome.failure = Some(format!("{error:#}\n{}", arena.evidence()));
             }
         }
     }
-    outcome
 }
 
-fn all_rounds(
+fn play_rounds(
     scenario: &Scenario,
     options: &RunOptions,
+    rounds: RangeInclusive<u32>,
     arena: &mut Arena,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
@@ -146,7 +168,7 @@ fn all_rounds(
     }
     let bounds = scenario.bounds_of(options.profile);
     let excuses = Mutex::new(Excuses::of(options.repeat));
-    for round in 1..=options.repeat {
+    for round in rounds {
         let began = Instant::now();
         let play =
             |arena: &mut Arena| (scenario.round)(arena).with_context(|| format!("round {round}"));
