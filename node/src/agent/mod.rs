@@ -3,6 +3,7 @@
 //! The agent is one task that owns everything the module has on this server. Long steps (scripts) run beside it and come
 //! back as events, so that a lost right is acted on at once whatever a script does.
 
+mod copy_health;
 mod copy_trouble;
 mod disk_failure;
 mod fencing;
@@ -33,7 +34,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::core::address_times::wait_before_adding;
-use crate::core::failed_copy::{is_compared_first, is_shared};
 use crate::core::goal::{Goal, Wishes, goal, may_take_over};
 use crate::core::hand_over::{Ending, lacks_word};
 use crate::core::plan::{Running, Stage, Step, next_step};
@@ -241,46 +241,6 @@ impl Agent {
         let state = self.member.state();
         let record = state.modules.get(&self.module)?;
         (record.installation == self.installed.installation).then(|| record.clone())
-    }
-
-    /// A copy that is whole again has nothing of its own any more.
-    fn end_setting_aside(&self, record: Option<&MirrorRecord>) {
-        let me = self.member.id();
-        if let Local::Following(secondary) = &self.local
-            && record.is_some_and(|record| record.in_sync.contains(&me))
-        {
-            secondary.set_whole();
-            self.copy_trouble.clear();
-            // Not by a force: that trusts what there is.
-            if record.is_some_and(|record| is_shared(record, me) && record.primary != Some(me)) {
-                self.installed.copy.set_whole();
-            }
-        }
-    }
-
-    /// Whether this copy may be acknowledged for on receipt (R16), and whether what it lacks is still asked for.
-    fn tell_what_counts(&self, record: Option<&MirrorRecord>) {
-        let me = self.member.id();
-        if let Local::Following(secondary) = &self.local {
-            let through = record.and_then(|record| record.acknowledges_on_receipt(me));
-            secondary.acknowledge_on_receipt(through.map(|epoch| fs_mirror::Epoch(epoch.0)));
-        }
-        // There is no better copy. A bad disk stays one while it leads alone, and leads no longer than that.
-        if record.is_none_or(|record| !is_shared(record, me) && !is_compared_first(record, me)) {
-            self.copy_trouble.forget_failure();
-            self.installed.copy.go_on_alone();
-        }
-    }
-
-    /// A copy whose disk failed leaves the set (R11): its primary strikes it off when the stream ends.
-    fn end_failed_session(&self, record: Option<&MirrorRecord>) {
-        let me = self.member.id();
-        if let Local::Following(secondary) = &self.local
-            && record.is_some_and(|record| is_shared(record, me) && record.primary != Some(me))
-            && self.failures().disk.is_some()
-        {
-            secondary.end_session();
-        }
     }
 
     fn standing(&self) -> Standing {

@@ -7,7 +7,6 @@ use fs_mirror::DrainError;
 use tokio::time::Instant;
 
 use super::{Agent, Local, PROPOSAL_DEADLINE, STEP_RETRY, blocking};
-use crate::core::failed_copy::Failures;
 use crate::core::hand_over::{Ending, HandOver, hand_over};
 
 impl Agent {
@@ -137,53 +136,5 @@ impl Agent {
         });
         tokio::time::timeout(PROPOSAL_DEADLINE, moved).await??;
         Ok(())
-    }
-
-    pub(super) fn failures(&self) -> Failures {
-        Failures {
-            disk: self.disk_failure.text().or_else(|| {
-                let is_doubted = self.installed.copy.is_doubted();
-                is_doubted.then(|| "an earlier write or sync failed".to_owned())
-            }),
-            not_applied: self.copy_trouble.failure(),
-        }
-    }
-
-    /// Why the copy of this server, which the record names primary, cannot be trusted any more, when another copy counts (R11).
-    pub(super) fn against_leading(&self, record: Option<&MirrorRecord>) -> Option<String> {
-        let me = self.member.id();
-        let record = record.filter(|record| record.primary == Some(me))?;
-        self.failures().against_leading(record, me)
-    }
-
-    /// A failed write or sync is never retried into health: everything ends here, and another copy that counts leads, once its server
-    /// is there. Until that is committed nothing is mounted here again.
-    pub(super) async fn leave_failed_disk(
-        &mut self,
-        record: Option<&MirrorRecord>,
-        failure: &str,
-    ) -> bool {
-        let Some(epoch) = record.map(|record| record.epoch) else {
-            return false;
-        };
-        let left = match &self.local {
-            Local::Following(_) => self.stop_following().await,
-            Local::Leading(_) | Local::Nothing => self.fence().await,
-        };
-        if let Err(error) = left {
-            tracing::error!(module = %self.module, error = format!("{error:#}"), "leaving the copy after a disk failure");
-        }
-        let command = Command::StepDown {
-            module: self.module.clone(),
-            epoch,
-            server: self.member.id(),
-            reason: StepDownReason::DiskFailed,
-        };
-        if let Err(error) = self.propose(command, failure).await {
-            tracing::error!(module = %self.module, error = format!("{error:#}"), "not stepped down yet");
-            self.not_before = Instant::now() + STEP_RETRY;
-            return false;
-        }
-        true
     }
 }

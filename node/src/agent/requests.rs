@@ -154,12 +154,6 @@ impl Agent {
         }
     }
 
-    /// Everything of this copy is compared from now on, and what the sessions before had to tell is told. A failure of this one ends it.
-    fn forget_failures(&self) {
-        self.disk_failure.forget();
-        self.copy_trouble.forget_failure();
-    }
-
     fn told_session(&self, hello: &Hello, outcome: anyhow::Result<()>) {
         match outcome {
             Ok(()) => {
