@@ -170,6 +170,11 @@ impl Copy {
         self.disk.begin_rewriting();
     }
 
+    /// To be called when everything is about to be written anew; may take as long as a sync.
+    pub(crate) fn hear_of_former_failures(&self) {
+        self.disk.hear_of_former_failures();
+    }
+
     /// What is read of this copy may not be on its disk.
     pub fn is_doubted(&self) -> bool {
         self.disk.is_doubted()

@@ -150,7 +150,7 @@ impl Secondary {
             return Err(AcceptError::Busy { session });
         }
         running.finish();
-        // What the session before was told late of the disk is known by now.
+        // What the threads of the session before had to tell of the disk is told.
         if hello.start == Start::Compare {
             self.copy.begin_rewriting();
         }

@@ -66,6 +66,13 @@ impl Disk {
         health.is_rewriting = false;
     }
 
+    /// Has the kernel say what it had to say of a former failure: it says so once to each descriptor, at the next sync.
+    pub(super) fn hear_of_former_failures(&self) {
+        if let Err(errno) = syncfs(&*self.descriptor.lock()) {
+            tracing::info!(%errno, "what failed before this copy is written anew");
+        }
+    }
+
     /// What fails from now on counts.
     pub(super) fn begin_rewriting(&self) {
         let mut health = self.health.lock();
@@ -78,7 +85,7 @@ impl Disk {
         let mut health = self.health.lock();
         if health.is_rewriting {
             health.doubt.lift();
-            health.is_rewriting = health.doubt.is_cast();
+            health.is_rewriting = false;
         }
     }
 

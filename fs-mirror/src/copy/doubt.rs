@@ -48,9 +48,8 @@ impl Doubt {
     /// Every file was written anew, and is on the disk.
     pub(super) fn lift(&mut self) {
         self.rewritten = HashSet::new();
-        match std::fs::remove_file(&self.mark) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => warn(Err(error)),
-            Ok(()) | Err(_) => self.is_cast = false,
+        if std::mem::take(&mut self.is_cast) {
+            warn(std::fs::remove_file(&self.mark));
         }
     }
 
@@ -65,7 +64,9 @@ impl Doubt {
 
 /// As long as this daemon runs it is known all the same.
 fn warn(outcome: io::Result<()>) {
-    if let Err(error) = outcome {
+    if let Err(error) = outcome
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::warn!(%error, "whether this copy is doubted cannot be noted for the next daemon");
     }
 }

@@ -36,13 +36,19 @@ impl Agent {
         }
     }
 
-    /// A copy whose disk failed leaves the set (R11): its primary strikes it off when the stream ends.
+    /// A copy whose disk failed leaves the set (R11): its primary strikes it off when the stream ends. One that is being written anew
+    /// begins again.
     pub(super) fn end_failed_session(&self, record: Option<&MirrorRecord>) {
         let me = self.member.id();
-        if let Local::Following(secondary) = &self.local
-            && record.is_some_and(|record| is_shared(record, me) && record.primary != Some(me))
-            && self.failures().disk.is_some()
-        {
+        let (Local::Following(secondary), Some(record)) = (&self.local, record) else {
+            return;
+        };
+        let has_failed = if record.in_sync.contains(&me) {
+            is_shared(record, me) && record.primary != Some(me) && self.failures().disk.is_some()
+        } else {
+            self.disk_failure.is_noted()
+        };
+        if has_failed {
             secondary.end_session();
         }
     }

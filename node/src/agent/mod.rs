@@ -138,8 +138,8 @@ struct Agent {
     led_at: Option<Epoch>,
     /// How the last tenure ended, and at which epoch; nothing when it was fenced.
     ended: Option<(Epoch, Ending)>,
-    /// Why this copy cannot be trusted any more (R11), until it is compared with another one. In memory: a start of this daemon ends
-    /// what the system would have told.
+    /// Why this copy cannot be trusted any more (R11), until it is compared with another one. What the next daemon must know is noted
+    /// with the copy.
     disk_failure: DiskFailure,
     /// Why this copy cannot be brought up to date.
     copy_trouble: CopyTrouble,

@@ -173,10 +173,11 @@ impl Partnership {
                         self.add_peer(&record, peer).await;
                         continue;
                     }
-                    Move::Wait => {}
-                }
-                if let Session::None { retry_at } = &mut session {
-                    *retry_at = Instant::now() + ATTACH_RETRY;
+                    Move::Wait => {
+                        if let Session::None { retry_at } = &mut session {
+                            *retry_at = Instant::now() + ATTACH_RETRY;
+                        }
+                    }
                 }
             }
             let retry_at = match session {

@@ -6,7 +6,7 @@ use consensus::state::{Command, Epoch, MirrorRecord, ServerId, StepDownReason};
 use fs_mirror::DrainError;
 use tokio::time::Instant;
 
-use super::{Agent, Local, PROPOSAL_DEADLINE, STEP_RETRY, blocking};
+use super::{Agent, PROPOSAL_DEADLINE, STEP_RETRY, blocking};
 use crate::core::hand_over::{Ending, HandOver, hand_over};
 
 impl Agent {
@@ -118,7 +118,7 @@ impl Agent {
     }
 
     /// Commits, then waits until this server has applied it: the next look must not see the old record.
-    async fn propose(&self, command: Command, evidence: &str) -> anyhow::Result<()> {
+    pub(super) async fn propose(&self, command: Command, evidence: &str) -> anyhow::Result<()> {
         let mut applied = self.member.consensus.watch();
         let epoch = self.record().map(|record| record.epoch);
         let proposal = self.member.proposal(command, evidence);

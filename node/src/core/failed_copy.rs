@@ -5,7 +5,7 @@ use consensus::state::{MirrorRecord, ServerId};
 /// What is known against the copy of this server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
-    /// A write or a sync failed while it was mounted read-write.
+    /// Its disk failed: a write, a sync or a read.
     pub disk: Option<String>,
     /// A change of a primary could not be applied.
     pub not_applied: Option<String>,

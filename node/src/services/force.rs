@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use api::v1::{ChangeReply, ForceRequest, ModuleRequest};
+use consensus::ReadError;
 use consensus::state::{ClusterState, Command, Epoch, MirrorRecord, ServerId, Wanted};
 
 use super::change::{CHANGE_DEADLINE, require_member, require_module, servers_named};
 use super::module::{Settling, settled};
 use super::plan::Change;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, not_read};
 use crate::daemon::Daemon;
 use crate::member::Member;
 
@@ -22,9 +23,11 @@ pub(super) async fn force(
     let member = require_member(daemon, WHAT)?;
     let record = require_module(&member, WHAT, &request.module).await?;
     // The epoch on record here may be old: what the majority knows is what is typed back.
-    let Ok(state) = member.consensus.read_index(CHANGE_DEADLINE).await else {
-        return Err(no_majority(&member, &record));
-    };
+    let newest = member.consensus.read_index(CHANGE_DEADLINE).await;
+    let state = newest.map_err(|error| match error {
+        ReadError::NoLeader { .. } => no_majority(&member, &record),
+        error @ (ReadError::Stopped | ReadError::Removed { .. }) => not_read(WHAT, &error),
+    })?;
     let record = state.modules.get(&record.name).cloned().unwrap_or(record);
     let servers = servers_named(member.id(), &state, WHAT, &record, &request.server)?;
     let &[server] = servers.as_slice() else {

@@ -125,8 +125,11 @@ pub(super) fn not_proposed(what: &str, error: &ProposeError) -> Refusal {
 /// Why it is not known what is committed, as the answer to `what`.
 pub(super) fn not_read(what: &str, error: &ReadError) -> Refusal {
     match error {
-        ReadError::NoLeader { .. } | ReadError::Stopped => {
+        ReadError::NoLeader { .. } => {
             Refusal::unavailable(what, error.to_string()).next("skcli cluster state")
+        }
+        ReadError::Stopped => {
+            Refusal::failed(what, error.to_string()).next("journalctl -u sidekick")
         }
         ReadError::Removed { .. } => Refusal::not_now(what, error.to_string()).next(REJOIN),
     }

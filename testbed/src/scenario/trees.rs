@@ -109,23 +109,16 @@ fn make_repository(source: &Path, origin: &Path) -> anyhow::Result<()> {
 
 /// Goal: many files of all kinds. Method: unpack a large tree, pack it again from the mount, compare the archives.
 pub(super) fn tar(arena: &mut Arena) -> anyhow::Result<Figures> {
-    let trees: Vec<&str> = LARGE_TREES
+    let tree = LARGE_TREES
         .into_iter()
-        .filter(|tree| Path::new(tree).is_dir())
-        .map(|tree| tree.trim_start_matches('/'))
-        .take(2)
-        .collect();
-    ensure!(
-        !trees.is_empty(),
-        "none of {} is here",
-        LARGE_TREES.join(", ")
-    );
-    let trees = trees.join(" ");
+        .find(|tree| Path::new(tree).is_dir())
+        .with_context(|| format!("none of {} is here", LARGE_TREES.join(", ")))?
+        .trim_start_matches('/');
     workload(
         arena,
         &format!(
-            "mkdir work; tar -C / -cf - --sort=name {trees} | tar -C work -xpf -; \
-             a=$(tar -C / -cf - --sort=name {trees} | cksum); b=$(tar -C work -cf - --sort=name {trees} | cksum); \
+            "mkdir work; tar -C / -cf - --sort=name {tree} | tar -C work -xpf -; \
+             a=$(tar -C / -cf - --sort=name {tree} | cksum); b=$(tar -C work -cf - --sort=name {tree} | cksum); \
              test \"$a\" = \"$b\"; ln work/usr/include/stdio.h work/hard 2>/dev/null || true; mkfifo work/fifo; \
              truncate -s 10M work/sparse; mv work/usr work/renamed; chmod -R g-w work/renamed"
         ),

@@ -26,6 +26,10 @@ use crate::replication::change::{AttributeChange, Attributes, FileId, Time};
 /// Files that stay open for reading and writing.
 pub(crate) const OPEN_FILES_MAX: usize = 1024;
 
+/// The extended attribute with what a program may do, `capabilities(7)`; it has 24 bytes at the most so far.
+const CAPABILITY: &[u8] = b"security.capability";
+const CAPABILITY_BYTES_MAX: usize = 256;
+
 /// What identifies an inode below one directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Inode {
@@ -146,9 +150,15 @@ impl Object {
         }
         self.keep_own_content()?;
         let before = self.stat()?;
+        let capability = self.capability()?;
         let content = self.content(open_files)?;
         for size in [0, before.st_size as u64] {
             rustix::fs::ftruncate(&content, size).map_err(during("truncate"))?;
+        }
+        // Tells what failed before: nothing of that content is left.
+        let _ = rustix::fs::fdatasync(&content);
+        if let Some(capability) = capability {
+            self.set_xattr(CAPABILITY, &capability)?;
         }
         let mtime = Time {
             seconds: before.st_mtime,
@@ -158,6 +168,19 @@ impl Object {
         doubted.copy.set_rewritten(self.inode);
         *is_given_up = true;
         Ok(())
+    }
+
+    /// What the kernel takes away when the content changes.
+    fn capability(&self) -> Result<Option<Vec<u8>>, ApplyError> {
+        let mut value = vec![0; CAPABILITY_BYTES_MAX];
+        match rustix::fs::getxattr(self.proc_path().as_c_str(), CAPABILITY, &mut value[..]) {
+            Ok(length) => {
+                value.truncate(length);
+                Ok(Some(value))
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+            Err(errno) => Err(during("read extended attribute")(errno)),
+        }
     }
 
     pub(crate) fn is_directory(&self) -> bool {

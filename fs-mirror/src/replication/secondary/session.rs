@@ -206,6 +206,10 @@ impl Receiver {
 
     /// Until the session ends; everything received whole is applied by then, unless something could not be.
     pub(super) fn run(mut self) -> EndCause {
+        if self.namespace.tree.doubted().is_some() {
+            // Else the sync at the end of the comparison would tell it, and everything would have to be written again.
+            self.copy.hear_of_former_failures();
+        }
         let cause = match self.receive() {
             Ok(never) => match never {},
             Err(cause) => cause,

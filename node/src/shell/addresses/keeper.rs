@@ -73,6 +73,11 @@ impl AddressKeeper {
                 .map_err(AddressError::during("add a virtual address"))?,
             Renewal::Skip | Renewal::Drop => return Err(AddressError::NotAllowed { address: ip }),
         }
+        // Frozen meanwhile, and woken much later: nobody may hear of the address.
+        if may_renew().into() == Renewal::Drop {
+            held.let_go();
+            return Err(AddressError::NotAllowed { address: ip });
+        }
         let shared = Arc::new(Shared {
             held: Mutex::new(held),
             wake: Condvar::new(),
@@ -178,15 +183,17 @@ impl Keeping {
         let mut held = shared.held.lock();
         let mut renew_at = held.renewed_at + RENEW_EVERY;
         while held.is_wanted {
+            // First: whoever slept for long may announce nothing.
+            if Instant::now() >= renew_at {
+                renew_at = Instant::now() + RENEW_EVERY;
+                self.renew(&mut held, &may_renew);
+                continue;
+            }
             self.announce_if_due();
             let wake_at = self
                 .next_announcement()
                 .map_or(renew_at, |at| at.min(renew_at));
             let _ = shared.wake.wait_until(&mut held, wake_at);
-            if held.is_wanted && Instant::now() >= renew_at {
-                renew_at = Instant::now() + RENEW_EVERY;
-                self.renew(&mut held, &may_renew);
-            }
         }
         info!(address = %held.ip, "virtual address removed");
     }
