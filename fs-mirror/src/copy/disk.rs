@@ -66,10 +66,12 @@ impl Disk {
         health.is_rewriting = false;
     }
 
-    /// Has the kernel say what it had to say of a former failure: it says so once to each descriptor, at the next sync.
+    /// Has the kernel say what it had to say of a former failure: it says so once to each descriptor, at the next sync. What was
+    /// written anew before may be what failed, and is written once more.
     pub(super) fn hear_of_former_failures(&self) {
         if let Err(errno) = syncfs(&*self.descriptor.lock()) {
             tracing::info!(%errno, "what failed before this copy is written anew");
+            self.health.lock().doubt.cast();
         }
     }
 
@@ -127,6 +129,29 @@ mod tests {
         disk.begin_rewriting();
         assert_eq!(disk.sync(), Ok(()));
         assert!(disk.is_doubted());
+        disk.end_rewriting();
+        assert!(!disk.is_doubted());
+    }
+
+    /// Goal: what was written anew in a session that ended, and did not reach the disk after it, is written once more, and that alone ends
+    /// no comparison. Method: a descriptor that cannot be synced.
+    #[test]
+    fn regression_what_was_written_anew_may_fail_as_well() {
+        let (dir, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let disk = Disk::open(&root, run.path(), dir.path()).unwrap();
+        disk.note_failure(Errno::IO);
+        disk.begin_rewriting();
+        disk.set_rewritten((1, 7));
+        disk.hear_of_former_failures();
+        assert!(!disk.must_be_rewritten((1, 7)), "nothing failed");
+        let cannot = openat(&root, c".", path_only, Mode::empty()).unwrap();
+        let can = std::mem::replace(&mut *disk.descriptor.lock(), cannot);
+        disk.hear_of_former_failures();
+        assert!(disk.must_be_rewritten((1, 7)));
+        *disk.descriptor.lock() = can;
+        assert_eq!(disk.sync(), Ok(()));
         disk.end_rewriting();
         assert!(!disk.is_doubted());
     }

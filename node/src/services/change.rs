@@ -158,8 +158,6 @@ fn servers_of(state: &ClusterState, record: &MirrorRecord) -> String {
 
 #[cfg(test)]
 mod tests {
-    use consensus::state::Command;
-
     use super::super::story::{S1, S2, Story};
     use super::*;
 
@@ -168,11 +166,7 @@ mod tests {
     fn regression_servers_have_the_names_of_the_state_of_the_record() {
         let mut story = Story::mirrored();
         let before = story.state.clone();
-        story.apply(Command::ChangeMember {
-            server: S1,
-            name: "other".parse().expect("a name"),
-            addresses: vec![([10, 0, 0, 1], 9453).into()],
-        });
+        story.rename(S1, "other");
         for (state, known, unknown) in [(&before, "s1", "other"), (&story.state, "other", "s1")] {
             let record = state.modules.values().next().expect("a module");
             let named = |name| servers_named(S2, state, "nothing was done", record, name);

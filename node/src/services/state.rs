@@ -247,8 +247,6 @@ fn word(state: ModuleState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use consensus::state::Command;
-
     use super::super::story::{S1, S2, Story};
     use super::of_record;
 
@@ -257,11 +255,7 @@ mod tests {
     fn regression_names_are_of_the_state_of_the_record() {
         let mut story = Story::mirrored();
         let before = story.state.clone();
-        story.apply(Command::ChangeMember {
-            server: S1,
-            name: "other".parse().expect("a name"),
-            addresses: vec![([10, 0, 0, 1], 9453).into()],
-        });
+        story.rename(S1, "other");
         for (state, name) in [(&before, "s1"), (&story.state, "other")] {
             let record = state.modules.values().next().expect("a module");
             let reply = of_record(state, record);

@@ -85,6 +85,15 @@ impl Story {
         follow(&mut self.state, self.index);
     }
 
+    pub(super) fn rename(&mut self, server: ServerId, name: &str) {
+        let addresses = self.state.members[&server].addresses.clone();
+        self.apply(Command::ChangeMember {
+            server,
+            name: name.parse().expect("a name"),
+            addresses,
+        });
+    }
+
     pub(super) fn want(&mut self, server: ServerId, wanted: Wanted) {
         self.apply(Command::SetWanted {
             module: "db".parse().expect("a name"),

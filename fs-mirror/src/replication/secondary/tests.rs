@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::Gate;
 use crate::replication::replicator::{AttachError, Replicator};
+use crate::replication::shipping::Shipping as _;
 use crate::replication::testing::primary::Primary;
 use crate::replication::testing::{PATIENCE, Request, TestCopy, hello, links, links_through};
 use crate::replication::wire::{Hello, Start};
@@ -98,6 +99,15 @@ impl Mirror {
             });
             self.replicator.resume(client, hello(3, 1)).unwrap();
         });
+    }
+
+    /// Ends the session on both sides; the trees are left.
+    fn end(self) -> (tempfile::TempDir, TestCopy) {
+        self.session.finish();
+        while self.replicator.session() != 0 {
+            std::thread::yield_now();
+        }
+        (self.source, self.copy)
     }
 
     fn assert_equal(&self) {

@@ -160,16 +160,7 @@ fn regression_a_resync_of_a_doubted_copy_ships_every_block() {
     mirror.assert_equal();
     // This primary asks for a file by each of its names. Zeros are what an empty block reads as.
     assert_eq!(mirror.session.applied().bytes_written, 2 * 30_000);
-    let Mirror {
-        source,
-        copy,
-        replicator,
-        session,
-        primary,
-        ..
-    } = mirror;
-    session.finish();
-    drop((replicator, primary));
+    let (source, copy) = mirror.end();
     let mut mirror = Mirror::over(source, copy);
     mirror.primary.resync();
     mirror.assert_equal();
@@ -525,19 +516,7 @@ fn after_a_lost_session_a_resync_repairs_the_copy() {
         },
     ]);
     mirror.assert_equal();
-    let Mirror {
-        source,
-        copy,
-        replicator,
-        session,
-        primary,
-        ..
-    } = mirror;
-    session.finish();
-    while replicator.session() != 0 {
-        std::thread::yield_now();
-    }
-    drop((replicator, primary));
+    let (source, copy) = mirror.end();
     std::fs::write(source.path().join("a"), "changed meanwhile").unwrap();
     std::fs::write(source.path().join("new"), vec![5; 9_000]).unwrap();
     let mut mirror = Mirror::over(source, copy);
